@@ -1,0 +1,1 @@
+"""What any driver must pass, on its emulator in CI and on the real unit with one option."""

@@ -1,0 +1,1 @@
+"""Source, fibre, detectors and eavesdroppers: one seeded truth for both ends."""

@@ -1,0 +1,8 @@
+"""qkdhw: from QKD hardware to keys that a PKI can use.
+
+Open an instrument with `open_unit(name, url)`; the rooms of the package are described in docs/explanation.
+"""
+
+from qkdhw.version import __version__
+
+__all__ = ["__version__"]

@@ -1,0 +1,1 @@
+"""From detection events of two sites to slots: clock alignment and gating."""

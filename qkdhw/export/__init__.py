@@ -1,0 +1,1 @@
+"""Hand keys to an HSM over PKCS#11."""

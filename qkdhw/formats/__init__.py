@@ -1,0 +1,1 @@
+"""Files of detection events: read and write."""

@@ -1,0 +1,1 @@
+"""Standard sessions whose identity stays with the PKI and whose secrecy comes from QKD."""
