@@ -1,0 +1,67 @@
+# Two commands for newcomers: `make demo` runs the main job, `make test` passes the tests. Both set up all they need.
+#   make demo ARGS="--seed 7 --eavesdropper intercept-resend"
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+SOURCES := $(wildcard ext/*.pyx ext/*.pxd) setup.py pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench format dist lock clean system
+
+help:            ## show this list
+	@sed -n 's/^\([a-z]*\): .*##/  make \1\t/p' Makefile
+
+demo: $(VENV)/.run system ## the main job: two emulated QKD units to one key in two HSMs and a TLS session on it
+	@$(BIN)/qkdhw demo $(ARGS)
+
+test: $(VENV)/.dev system ## every test, with coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=$(COVERAGE)
+
+COVERAGE := 85
+
+check: $(VENV)/.dev ## lint, format, types, imports, stubs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/stubtest $(addprefix qkdhw._core.,$(basename $(notdir $(wildcard ext/*.pyx))))
+
+bench: $(VENV)/.dev ## kernels against their NumPy oracles, as ratios measured in one run
+	$(BIN)/pytest tests/benchmarks --benchmark-only --benchmark-disable-gc -p no:randomly -q $(ARGS)
+
+format: $(VENV)/.dev ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+dist: $(VENV)/.dev ## sdist and wheel in dist/, the wheel built from the sdist
+	$(BIN)/python -m build --no-isolation
+
+lock:            ## resolve the dependencies again (needs uv)
+	uv pip compile pyproject.toml --all-extras --group build --universal --python-version 3.11 --generate-hashes \
+	  --custom-compile-command "make lock" -o .ci/lock/run.txt
+	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes \
+	  -c .ci/lock/run.txt --custom-compile-command "make lock" -o .ci/lock/dev.txt
+
+system:          ## Debian packages that the tests and the demo talk to
+	@sh .ci/system-packages
+
+clean:           ## remove what was built and set up
+	rm -rf $(VENV) build dist *.egg-info demo-run demo-report.html
+	rm -f qkdhw/_core/*.so
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python .ci/lock/run.txt $(SOURCES)
+	@if [ ! -e $(VENV)/.dev ]; then $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/lock/run.txt; fi
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python .ci/lock/dev.txt $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/lock/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@ $(VENV)/.run
