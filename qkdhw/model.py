@@ -157,6 +157,49 @@ class KeyLength:
     assumptions: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class BlockStatistics:
+    """What is known about one post-processed block; no key bits.
+
+    Attributes:
+        block_id: Number of the block on this link.
+        first_slot: First slot (pulse number) of the block.
+        n_slots: Pulses in the block.
+        n_detections: Detections announced.
+        n_sifted_key: Sifted bits in the key basis.
+        n_sifted_test: Sifted bits in the test basis, all announced.
+        qber_test: Fraction of wrong test bits, or None if there are none.
+        qber_key: Fraction of key bits that reconciliation corrected, or None before it.
+        leak_bits: Bits published in reconciliation and verification, or None before them.
+        efficiency: leak_bits of reconciliation over n h(qber_key) (1 is the Shannon limit), or None.
+        counts: What the proof worked on, or None.
+        key_length: The proof's answer, or None.
+        n_keys: Keys made of this block.
+        authentication_bytes: Bytes of it that refill the authentication account.
+        failed_check: Name of the check that stopped the block, or "".
+        failure: What that check found, or "".
+        duration_s: Wall-clock seconds per stage, by name.
+    """
+
+    block_id: int
+    first_slot: int
+    n_slots: int
+    n_detections: int
+    n_sifted_key: int = 0
+    n_sifted_test: int = 0
+    qber_test: float | None = None
+    qber_key: float | None = None
+    leak_bits: int | None = None
+    efficiency: float | None = None
+    counts: DecoyCounts | None = None
+    key_length: KeyLength | None = None
+    n_keys: int = 0
+    authentication_bytes: int = 0
+    failed_check: str = ""
+    failure: str = ""
+    duration_s: Mapping[str, float] = field(default_factory=dict)
+
+
 @unique
 class KeyState(StrEnum):
     """Lifecycle of a key in the store. A key that has left READY never returns to it.

@@ -1,0 +1,454 @@
+"""One block's exchange between two sites as a state table, sans-I/O: `receive(message)` returns messages to send.
+
+                transmitter                                          receiver
+    waits for ANNOUNCE                    <- ANNOUNCE   which slots clicked, in which basis
+    SIFT: what is kept, its test bits     ->
+                                          <- TEST_BITS  its test bits; both know every count now
+    SYNDROME                              ->
+    ANSWER                            ->  <- REQUEST    as long as a frame does not decode
+                                          <- CORRECTED  its string is fixed from here on
+    VERIFY: fresh hash function and tag   ->
+                                          <- VERIFIED
+    AMPLIFY: fresh seed, length, key IDs  ->
+
+Either side may send ABORT with the name of the check that failed instead of its message. The order is the security
+argument: nothing is announced about a basis before the detection, the hash and the Toeplitz seed are drawn only
+after both strings are fixed, and there is no way to AMPLIFY but through VERIFIED.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum, unique
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkdhw.errors import (
+    KeyLengthZeroError,
+    PeerProtocolError,
+    PostprocessingError,
+    QberTooHighError,
+    ReconciliationError,
+    VerificationError,
+)
+from qkdhw.interfaces import KeyLengthProof
+from qkdhw.model import BlockStatistics, DecoyCounts, KeyLength
+from qkdhw.postprocessing.amplification import amplify, seed_bits
+from qkdhw.postprocessing.estimation import check_qber
+from qkdhw.postprocessing.messages import Message, MessageKind
+from qkdhw.postprocessing.reconciliation import SyndromeSink, SyndromeSource
+from qkdhw.postprocessing.sifting import announce, parse_announcement, sift_at_receiver, sift_at_transmitter
+from qkdhw.postprocessing.verification import TAG_BITS, verification_tag, verify_tags
+from qkdhw.secret import SecretBuffer
+
+KEY_BYTES = 32
+SEED_BYTES = 16
+Bits = NDArray[np.uint8]
+
+
+@unique
+class State(Enum):
+    """Where a block's exchange stands."""
+
+    START = "start"
+    AWAIT_SIFT = "await sift"
+    AWAIT_TEST_BITS = "await test bits"
+    AWAIT_SYNDROME = "await syndrome"
+    AWAIT_CORRECTED = "await corrected"
+    AWAIT_VERIFY = "await verify"
+    AWAIT_VERIFIED = "await verified"
+    AWAIT_AMPLIFY = "await amplify"
+    DONE = "done"
+    ABORTED = "aborted"
+
+
+# What each role may receive in each state; ABORT is allowed in every state that is not final.
+TRANSMITTER_TABLE: Mapping[State, frozenset[MessageKind]] = {
+    State.START: frozenset({MessageKind.ANNOUNCE}),
+    State.AWAIT_TEST_BITS: frozenset({MessageKind.TEST_BITS, MessageKind.ABORT}),
+    State.AWAIT_CORRECTED: frozenset({MessageKind.REQUEST, MessageKind.CORRECTED, MessageKind.ABORT}),
+    State.AWAIT_VERIFIED: frozenset({MessageKind.VERIFIED, MessageKind.ABORT}),
+}
+RECEIVER_TABLE: Mapping[State, frozenset[MessageKind]] = {
+    State.AWAIT_SIFT: frozenset({MessageKind.SIFT, MessageKind.ABORT}),
+    State.AWAIT_SYNDROME: frozenset({MessageKind.SYNDROME, MessageKind.ANSWER, MessageKind.ABORT}),
+    State.AWAIT_VERIFY: frozenset({MessageKind.VERIFY, MessageKind.ABORT}),
+    State.AWAIT_AMPLIFY: frozenset({MessageKind.AMPLIFY, MessageKind.ABORT}),
+}
+
+CHECK_NAMES: Mapping[type[PostprocessingError], str] = {
+    QberTooHighError: "qber",
+    KeyLengthZeroError: "key-length",
+    ReconciliationError: "reconciliation",
+    VerificationError: "verification",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What both sites must agree on before a block; part of the profile that HELLO compares.
+
+    Attributes:
+        proof: Security proof that gives the key length.
+        eps_sec: Secrecy parameter of a block.
+        eps_cor: Correctness parameter of a block.
+        qber_limit: Fraction of wrong test bits above which the block is dropped.
+        authentication_bytes: How much of each block refills the authentication account (0, or 64 and more, even).
+    """
+
+    proof: KeyLengthProof
+    eps_sec: float
+    eps_cor: float
+    qber_limit: float
+    authentication_bytes: int
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a block ended. `secret` holds authentication bytes first, then KEY_BYTES for each key ID."""
+
+    statistics: BlockStatistics
+    secret: SecretBuffer | None = None
+    key_ids: list[str] = field(default_factory=list)
+
+
+def binary_entropy_bits(fraction: float) -> float:
+    """h(x) in bits; 0 at the ends."""
+    if fraction <= 0.0 or fraction >= 1.0:
+        return 0.0
+    return -fraction * math.log2(fraction) - (1 - fraction) * math.log2(1 - fraction)
+
+
+def split_length(length_bits: int, authentication_bytes: int) -> int:
+    """Say how many keys a block of so many secret bits gives after the authentication account has its share."""
+    return max(0, (length_bits // 8 - authentication_bytes) // KEY_BYTES)
+
+
+class _Exchange:
+    """What both roles share: state check, abort, stage times and the key length from the counts."""
+
+    def __init__(
+        self,
+        table: Mapping[State, frozenset[MessageKind]],
+        state: State,
+        policy: Policy,
+        intensity: tuple[tuple[float, ...], tuple[float, ...]],
+    ) -> None:
+        self._table = table
+        self.state = state
+        self._policy = policy
+        self._mean_photon_number, self._intensity_probability = intensity
+        self._key: Bits = np.zeros(0, np.uint8)
+        self._durations: dict[str, float] = {}
+        self._leak_bits = 0
+        self.statistics = BlockStatistics(0, 0, 0, 0)
+        self.outcome: Outcome | None = None
+
+    def receive(self, message: Message) -> list[Message]:
+        """Handle one authenticated message and return what to send.
+
+        Raises:
+            PeerProtocolError: The state table does not allow this message now; nothing has changed.
+        """
+        if message.kind not in self._table.get(self.state, frozenset()):
+            raise PeerProtocolError(f"the peer sent {message.kind.name} in state '{self.state.value}'")
+        if message.kind is MessageKind.ABORT:
+            self._finish_without_key(str(message.fields["check"]), f"peer: {message.fields['reason']}")
+            return []
+        started = time.perf_counter()
+        try:
+            return self._handle(message)
+        except tuple(CHECK_NAMES) as error:
+            check = CHECK_NAMES[type(error)]
+            value = error.qber if isinstance(error, QberTooHighError) else None
+            self._finish_without_key(check, str(error))
+            return [Message(MessageKind.ABORT, {"check": check, "reason": str(error), "value": value})]
+        finally:
+            stage = message.kind.name.lower()
+            self._durations[stage] = self._durations.get(stage, 0.0) + time.perf_counter() - started
+
+    def _handle(self, message: Message) -> list[Message]:
+        raise NotImplementedError
+
+    def _finish_without_key(self, check: str, failure: str) -> None:
+        self._key.fill(0)
+        self.state = State.ABORTED
+        self.statistics = replace(
+            self.statistics, failed_check=check, failure=failure, duration_s=dict(self._durations)
+        )
+        self.outcome = Outcome(self.statistics)
+
+    def _estimate(self, own_test: Bits, peer_test: Bits, key_intensity: Bits, test_intensity: Bits) -> None:
+        """Fill in the counts and stop the block if there are too many errors or no key could come of it."""
+        if peer_test.shape != own_test.shape:
+            raise PeerProtocolError(f"the peer sent {peer_test.size} test bits; {own_test.size} were sifted")
+        wrong = own_test != peer_test
+        n_wrong, n_test = int(np.count_nonzero(wrong)), int(own_test.size)
+        levels = len(self._mean_photon_number)
+        counts = DecoyCounts(
+            mean_photon_number=self._mean_photon_number,
+            intensity_probability=self._intensity_probability,
+            n_key=tuple(int(n) for n in np.bincount(key_intensity, minlength=levels)),
+            n_test=tuple(int(n) for n in np.bincount(test_intensity, minlength=levels)),
+            m_test=tuple(int(n) for n in np.bincount(test_intensity[wrong], minlength=levels)),
+            m_key=None,
+            leak_bits=0.0,
+        )
+        qber = n_wrong / n_test if n_test else None
+        self.statistics = replace(
+            self.statistics,
+            n_sifted_key=int(key_intensity.size),
+            n_sifted_test=n_test,
+            qber_test=qber,
+            counts=counts,
+        )
+        check_qber(n_wrong, n_test, self._policy.qber_limit)
+        self._key_length(replace(counts, leak_bits=key_intensity.size * binary_entropy_bits(qber or 0.0)))
+
+    def _key_length(self, counts: DecoyCounts) -> KeyLength:
+        answer = self._policy.proof(counts, eps_sec=self._policy.eps_sec, eps_cor=self._policy.eps_cor)
+        if split_length(answer.length_bits, self._policy.authentication_bytes) == 0:
+            self.statistics = replace(self.statistics, key_length=answer)
+            reason = answer.reason or f"{answer.length_bits} secret bits are too few for one key"
+            raise KeyLengthZeroError(
+                f"{answer.proof} allows no key from this block: {reason}",
+                remedy="use larger blocks (protocol.block_pulses), or a link with less loss or fewer errors",
+            )
+        return answer
+
+    def _final_length(self, n_errors: int, leak_bits: int) -> tuple[int, int]:
+        """Account the leak, ask the proof and return (bits to keep, number of keys)."""
+        counts = self.statistics.counts
+        n_key = self.statistics.n_sifted_key
+        if counts is None:
+            raise PeerProtocolError("the peer went on without parameter estimation")
+        qber_key = n_errors / n_key
+        shannon_bits = n_key * binary_entropy_bits(qber_key)
+        counts = replace(counts, leak_bits=float(leak_bits + TAG_BITS))
+        self.statistics = replace(
+            self.statistics,
+            qber_key=qber_key,
+            leak_bits=leak_bits + TAG_BITS,
+            efficiency=leak_bits / shannon_bits if shannon_bits else None,
+            counts=counts,
+        )
+        answer = self._key_length(counts)
+        n_keys = split_length(answer.length_bits, self._policy.authentication_bytes)
+        self.statistics = replace(
+            self.statistics,
+            key_length=answer,
+            n_keys=n_keys,
+            authentication_bytes=self._policy.authentication_bytes,
+        )
+        return 8 * (self._policy.authentication_bytes + KEY_BYTES * n_keys), n_keys
+
+    def _finish_with_key(self, seed: bytes, length_bits: int, key_ids: list[str]) -> None:
+        started = time.perf_counter()
+        secret = amplify(self._key, seed, length_bits)
+        self._key.fill(0)
+        self._durations["amplification"] = time.perf_counter() - started
+        self.state = State.DONE
+        self.statistics = replace(self.statistics, duration_s=dict(self._durations))
+        self.outcome = Outcome(self.statistics, secret, key_ids)
+
+
+class TransmitterExchange(_Exchange):
+    """The transmitter's side of one block.
+
+    Args:
+        block_id: Number that ANNOUNCE must carry.
+        first_slot: First slot of the block.
+        record: uint8 (n,), what was prepared in the block's slots (see model.PreparationBlock).
+        policy: What both sites agreed on.
+        intensity: (mean photon numbers, probabilities), brightest first.
+        random_bytes: Source of fresh randomness for hash function, Toeplitz seed and key IDs.
+    """
+
+    def __init__(
+        self,
+        *,
+        block_id: int,
+        first_slot: int,
+        record: Bits,
+        policy: Policy,
+        intensity: tuple[tuple[float, ...], tuple[float, ...]],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        super().__init__(TRANSMITTER_TABLE, State.START, policy, intensity)
+        self._record = record
+        self._random_bytes = random_bytes
+        self._source: SyndromeSource | None = None
+        self._n_errors = 0
+        self.statistics = BlockStatistics(block_id, first_slot, int(record.size), 0)
+
+    def _handle(self, message: Message) -> list[Message]:
+        match message.kind:
+            case MessageKind.ANNOUNCE:
+                return self._on_announce(message)
+            case MessageKind.TEST_BITS:
+                return self._on_test_bits(message)
+            case MessageKind.REQUEST:
+                return [Message(MessageKind.ANSWER, parts=(self._reconciler.answer(message.parts[0]),))]
+            case MessageKind.CORRECTED:
+                return self._on_corrected(message)
+            case _:
+                return self._on_verified()
+
+    @property
+    def _reconciler(self) -> SyndromeSource:
+        if self._source is None:
+            raise PeerProtocolError("the peer went on without a syndrome")
+        return self._source
+
+    def _on_announce(self, message: Message) -> list[Message]:
+        block = self.statistics
+        asked = (message.fields["block_id"], message.fields["first_slot"], message.fields["n_slots"])
+        if asked != (block.block_id, block.first_slot, block.n_slots):
+            raise PeerProtocolError(f"the peer announced block {asked}, not {block.block_id} of {block.n_slots} slots")
+        slot, basis = parse_announcement(message.parts[0])
+        sifted = sift_at_transmitter(slot, basis, self._record, block.first_slot)
+        self._record.fill(0)
+        self._key, self._test = sifted.key_bits, sifted.test_bits
+        self._key_intensity, self._test_intensity = sifted.key_intensity, sifted.test_intensity
+        self.statistics = replace(block, n_detections=int(slot.size))
+        self.state = State.AWAIT_TEST_BITS
+        return [Message(MessageKind.SIFT, parts=(sifted.reply.tobytes(), np.packbits(self._test).tobytes()))]
+
+    def _on_test_bits(self, message: Message) -> list[Message]:
+        peer_test = unpack_bits(message.parts[0], self._test.size)
+        self._estimate(self._test, peer_test, self._key_intensity, self._test_intensity)
+        self._source = SyndromeSource(self._key, self.statistics.qber_test or 0.0)
+        self.state = State.AWAIT_CORRECTED
+        return [Message(MessageKind.SYNDROME, parts=(self._source.first_message(),))]
+
+    def _on_corrected(self, message: Message) -> list[Message]:
+        leak_bits, self._n_errors = int(message.fields["leak_bits"]), int(message.fields["n_errors"])
+        if leak_bits != self._reconciler.leak_bits:
+            raise PeerProtocolError(f"the peer counts {leak_bits} leaked bits, this site {self._reconciler.leak_bits}")
+        if not 0 <= self._n_errors <= self._key.size:
+            raise PeerProtocolError(f"the peer says it corrected {self._n_errors} of {self._key.size} bits")
+        self._leak_bits = leak_bits
+        seed = self._random_bytes(SEED_BYTES)
+        self.state = State.AWAIT_VERIFIED
+        return [Message(MessageKind.VERIFY, parts=(seed, verification_tag(self._key, seed)))]
+
+    def _on_verified(self) -> list[Message]:
+        length_bits, n_keys = self._final_length(self._n_errors, self._leak_bits)
+        seed = self._random_bytes((seed_bits(self._key.size, length_bits) + 7) // 8)
+        raw_ids = [uuid.UUID(bytes=self._random_bytes(16), version=4) for _ in range(n_keys)]
+        self._finish_with_key(seed, length_bits, [str(key_id) for key_id in raw_ids])
+        id_part = b"".join(key_id.bytes for key_id in raw_ids)
+        return [Message(MessageKind.AMPLIFY, {"length_bits": length_bits}, (seed, id_part))]
+
+
+class ReceiverExchange(_Exchange):
+    """The receiver's side of one block.
+
+    Args:
+        block_id: Number of the block.
+        first_slot: First slot of the block.
+        n_slots: Slots in the block.
+        slot: int64 (n,), slots with a detection, strictly increasing, inside the block.
+        basis: uint8 (n,), basis of each detection.
+        bit: uint8 (n,), bit value of each detection.
+        policy: What both sites agreed on.
+        intensity: (mean photon numbers, probabilities) as the transmitter announced them, brightest first.
+    """
+
+    def __init__(
+        self,
+        *,
+        block_id: int,
+        first_slot: int,
+        n_slots: int,
+        slot: NDArray[np.int64],
+        basis: Bits,
+        bit: Bits,
+        policy: Policy,
+        intensity: tuple[tuple[float, ...], tuple[float, ...]],
+    ) -> None:
+        super().__init__(RECEIVER_TABLE, State.AWAIT_SIFT, policy, intensity)
+        self._slot, self._basis, self._bit = slot, basis, bit
+        self._sink: SyndromeSink | None = None
+        self._n_errors = 0
+        self.statistics = BlockStatistics(block_id, first_slot, n_slots, int(slot.size))
+
+    def announcement(self) -> Message:
+        """The message that opens the exchange."""
+        block = self.statistics
+        fields = {"block_id": block.block_id, "first_slot": block.first_slot, "n_slots": block.n_slots}
+        return Message(MessageKind.ANNOUNCE, fields, (announce(self._slot, self._basis),))
+
+    def _handle(self, message: Message) -> list[Message]:
+        match message.kind:
+            case MessageKind.SIFT:
+                return self._on_sift(message)
+            case MessageKind.SYNDROME | MessageKind.ANSWER:
+                return self._on_syndrome(message)
+            case MessageKind.VERIFY:
+                return self._on_verify(message)
+            case _:
+                return self._on_amplify(message)
+
+    def _on_sift(self, message: Message) -> list[Message]:
+        sifted = sift_at_receiver(self._basis, self._bit, np.frombuffer(message.parts[0], np.uint8))
+        self._bit.fill(0)
+        self._key = sifted.key_bits
+        peer_test = unpack_bits(message.parts[1], sifted.test_bits.size)
+        self._estimate(sifted.test_bits, peer_test, sifted.key_intensity, sifted.test_intensity)
+        self.state = State.AWAIT_SYNDROME
+        return [Message(MessageKind.TEST_BITS, parts=(np.packbits(sifted.test_bits).tobytes(),))]
+
+    def _on_syndrome(self, message: Message) -> list[Message]:
+        if (self._sink is None) != (message.kind is MessageKind.SYNDROME):
+            raise PeerProtocolError(f"the peer sent {message.kind.name} in the wrong order")
+        if self._sink is None:
+            self._sink = SyndromeSink(self._key, self.statistics.qber_test or 0.0)
+        request = self._sink.receive(message.parts[0])
+        if request is not None:
+            return [Message(MessageKind.REQUEST, parts=(request,))]
+        self._key.fill(0)
+        self._key, self._n_errors = self._sink.corrected, int(self._sink.n_errors)
+        self._leak_bits = int(self._sink.leak_bits)
+        self.state = State.AWAIT_VERIFY
+        return [Message(MessageKind.CORRECTED, {"n_errors": self._n_errors, "leak_bits": self._leak_bits})]
+
+    def _on_verify(self, message: Message) -> list[Message]:
+        seed, peer_tag = message.parts
+        if len(seed) != SEED_BYTES:
+            raise PeerProtocolError(f"verification seed of {len(seed)} bytes from the peer, not {SEED_BYTES}")
+        verify_tags(verification_tag(self._key, seed), peer_tag)
+        self.state = State.AWAIT_AMPLIFY
+        return [Message(MessageKind.VERIFIED)]
+
+    def _on_amplify(self, message: Message) -> list[Message]:
+        length_bits, n_keys = self._final_length(self._n_errors, self._leak_bits)
+        seed, id_part = message.parts
+        if message.fields["length_bits"] != length_bits or len(id_part) != 16 * n_keys:
+            raise PeerProtocolError("the peer computed another key length from the same counts")
+        if len(seed) != (seed_bits(self._key.size, length_bits) + 7) // 8:
+            raise PeerProtocolError("the peer's Toeplitz seed has a wrong length")
+        key_ids = [str(uuid.UUID(bytes=id_part[i : i + 16])) for i in range(0, len(id_part), 16)]
+        if len(set(key_ids)) != n_keys:
+            raise PeerProtocolError("the peer gave two keys the same key ID")
+        self._finish_with_key(seed, length_bits, key_ids)
+        return []
+
+
+def unpack_bits(data: bytes, n_bits: int) -> Bits:
+    """Unpack MSB-first bits.
+
+    Raises:
+        PeerProtocolError: The data does not hold exactly so many bits, zero-padded.
+    """
+    if len(data) != (n_bits + 7) // 8:
+        raise PeerProtocolError(f"{len(data)} bytes from the peer, not {(n_bits + 7) // 8}, for {n_bits} bits")
+    bits = np.unpackbits(np.frombuffer(data, np.uint8))
+    if bits[n_bits:].any():
+        raise PeerProtocolError("padding bits from the peer are not zero")
+    return bits[:n_bits]
