@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self, runtime_checkable
 
 from qkdhw.model import (
@@ -45,6 +46,16 @@ class Transport(Protocol):
 
     def discard_input(self) -> int:
         """Throw away what has arrived (resynchronisation) and return how many bytes that was."""
+        ...
+
+    def exchange(
+        self, resynchronise: Callable[[], None], *, timeout_s: float = 5.0
+    ) -> AbstractContextManager[None]:
+        """Own the link for one write-and-read; after a failed one, `resynchronise` is called before the next."""
+        ...
+
+    def reconnect(self, *, timeout_s: float = 5.0) -> None:
+        """Close and open the link again, so that nothing asked for before can still arrive."""
         ...
 
     def close(self) -> None:

@@ -1,0 +1,214 @@
+"""One byte link: buffered input with limits, deadlines, one lock around each exchange, resynchronisation.
+
+Two threads that share a link without a lock around write-and-read get each other's answers, and after a time-out
+the late answer is taken for the answer to the next query. Both are prevented here, once, for every kind of wire.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol, Self
+
+from qkdhw.errors import TransportClosedError, TransportTimeoutError, WireFormatError
+
+CHUNK_BYTES = 65536
+
+
+class Wire(Protocol):
+    """The unbuffered bytes under a link: a socket or a serial port."""
+
+    def receive(self, limit: int, *, timeout_s: float) -> bytes:
+        """Return 1..limit bytes as soon as there are any, b"" at the deadline; TransportClosedError at the end."""
+        ...
+
+    def send(self, data: memoryview, *, timeout_s: float) -> int:
+        """Send what fits before the deadline and return how many bytes that was."""
+        ...
+
+    def close(self) -> None:
+        """Close it; closing twice is allowed."""
+        ...
+
+
+class ByteLink:
+    """An `interfaces.Transport` over any wire; a context manager.
+
+    A driver does each write-and-read inside `exchange`. Single calls outside an exchange are for one thread only.
+
+    Args:
+        url: Where the link leads.
+        dial: Opens the wire; called with the time-out in seconds, now and for each `reconnect`.
+        timeout_s: Longest wait for the first connection.
+    """
+
+    def __init__(self, url: str, dial: Callable[[float], Wire], *, timeout_s: float = 5.0) -> None:
+        self._url = url
+        self._dial = dial
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._dirty = False
+        self._closed = False
+        self._buffer = bytearray()
+        self._wire = dial(timeout_s)
+
+    @property
+    def url(self) -> str:
+        """Where the link leads, without credentials."""
+        return self._url
+
+    def __repr__(self) -> str:
+        return f"<ByteLink {self._url}{' closed' if self._closed else ''}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def exchange(self, resynchronise: Callable[[], None], *, timeout_s: float = 5.0) -> Iterator[None]:
+        """Own the link for one write-and-read.
+
+        Whatever leaves the block as an exception makes the link dirty: part of an answer may still be on its way.
+        A dirty link is resynchronised before the next exchange begins, and stays dirty if that fails.
+
+        Args:
+            resynchronise: Brings unit and driver back in step: after it no earlier answer can arrive. Called with
+                the lock held.
+            timeout_s: Longest wait for another thread's exchange to end.
+
+        Raises:
+            TransportTimeoutError: Another thread held the link for too long.
+        """
+        if not self._lock.acquire(timeout=timeout_s):
+            raise TransportTimeoutError(
+                f"{self._url} was in use by another thread for {timeout_s} s",
+                remedy="use one thread per unit, or a longer time-out",
+            )
+        self._depth += 1
+        try:
+            if self._dirty and self._depth == 1:
+                resynchronise()
+                self._dirty = False
+            yield
+        except BaseException:
+            self._dirty = True
+            raise
+        finally:
+            self._depth -= 1
+            self._lock.release()
+
+    def reconnect(self, *, timeout_s: float = 5.0) -> None:
+        """Close the wire and open it again; what the old one had received or was about to is gone.
+
+        Raises:
+            TransportError: It could not be opened again.
+        """
+        self._check_open()
+        self._wire.close()
+        self._buffer.clear()
+        self._wire = self._dial(timeout_s)
+
+    def write(self, data: bytes, *, timeout_s: float = 5.0) -> None:
+        """Send all bytes.
+
+        Raises:
+            TransportTimeoutError: The other end did not take them in time.
+            TransportClosedError: The link is closed.
+        """
+        self._check_open()
+        deadline_s = time.monotonic() + timeout_s
+        rest = memoryview(data)
+        while rest:
+            sent = self._wire.send(rest, timeout_s=max(0.0, deadline_s - time.monotonic()))
+            if sent == 0:
+                raise TransportTimeoutError(
+                    f"{self._url} did not take {len(data)} bytes within {timeout_s} s",
+                    remedy="check that the unit is on and reads its input",
+                )
+            rest = rest[sent:]
+
+    def read_exactly(self, size: int, *, timeout_s: float = 5.0) -> bytes:
+        """Return exactly `size` bytes.
+
+        Raises:
+            TransportTimeoutError: Fewer arrived in time; they stay readable.
+            TransportClosedError: The other end closed first; what arrived stays readable.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while len(self._buffer) < size:
+            if not self._fill(size - len(self._buffer), deadline_s):
+                raise self._late(f"{len(self._buffer)} of {size} bytes", timeout_s)
+        return self._take(size)
+
+    def read_until(self, terminator: bytes, *, limit: int = CHUNK_BYTES, timeout_s: float = 5.0) -> bytes:
+        """Return bytes up to and including `terminator`.
+
+        Raises:
+            WireFormatError: `limit` bytes came without it.
+            TransportTimeoutError: It did not come in time; what arrived stays readable.
+            TransportClosedError: The other end closed first.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        searched = 0
+        while True:
+            end = self._buffer.find(terminator, max(0, searched - len(terminator) + 1), limit)
+            if end >= 0:
+                return self._take(end + len(terminator))
+            searched = len(self._buffer)
+            if searched >= limit:
+                raise WireFormatError(
+                    f"{self._url} sent {limit} bytes without an end of line",
+                    remedy="check that the address leads to the right unit",
+                )
+            if not self._fill(CHUNK_BYTES, deadline_s):
+                raise self._late(f"{searched} bytes and no end of line", timeout_s)
+
+    def read_available(self, limit: int, *, timeout_s: float = 5.0) -> bytes:
+        """Return 1..limit bytes as soon as there are any, or b"" at the deadline.
+
+        Raises:
+            TransportClosedError: The other end closed the link and nothing is left to read.
+        """
+        if not self._buffer:
+            self._fill(limit, time.monotonic() + timeout_s)
+        return self._take(min(limit, len(self._buffer)))
+
+    def discard_input(self) -> int:
+        """Throw away what has arrived and return how many bytes that was."""
+        discarded = 0
+        while self._buffer or self._fill(CHUNK_BYTES, 0.0):
+            discarded += len(self._buffer)
+            self._buffer.clear()
+        return discarded
+
+    def close(self) -> None:
+        """Close the link; closing twice is allowed."""
+        self._closed = True
+        self._wire.close()
+
+    def _fill(self, limit: int, deadline_s: float) -> bool:
+        self._check_open()
+        data = self._wire.receive(min(limit, CHUNK_BYTES), timeout_s=max(0.0, deadline_s - time.monotonic()))
+        self._buffer += data
+        return bool(data)
+
+    def _take(self, size: int) -> bytes:
+        data = bytes(memoryview(self._buffer)[:size])
+        del self._buffer[:size]
+        return data
+
+    def _late(self, got: str, timeout_s: float) -> TransportTimeoutError:
+        return TransportTimeoutError(
+            f"{self._url} sent {got} within {timeout_s} s", remedy="check the address, the cable and the unit's power"
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TransportClosedError(f"{self._url} is closed", remedy="open the unit again")
