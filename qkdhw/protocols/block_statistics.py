@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from qkdhw.errors import ConfigurationError
 from qkdhw.model import DecoyCounts
@@ -58,14 +59,14 @@ def _check_intensities(counts: DecoyCounts) -> None:
     p: Sequence[float] = counts.intensity_probability
     if not all(math.isfinite(value) and value >= 0.0 for value in mu):
         raise _impossible("mean_photon_number must be finite and not negative")
-    if any(brighter <= darker for brighter, darker in zip(mu, mu[1:], strict=False)):
+    if any(brighter <= darker for brighter, darker in pairwise(mu)):
         raise _impossible("mean_photon_number must fall from each intensity to the next")
     if len(mu) == 3 and mu[0] <= mu[1] + mu[2]:
         raise ConfigurationError(
             f"two-decoy bounds need mu_1 > mu_2 + mu_3; here {mu[0]} <= {mu[1]} + {mu[2]}",
             remedy="Lower the decoy intensities of the transmitter.",
         )
-    if len(p) != len(mu) or not all(0.0 < value <= 1.0 for value in p) or abs(math.fsum(p) - 1.0) > 1e-9:
+    if len(p) != len(mu) or not all(0.0 < value <= 1.0 for value in p) or abs(math.fsum(p) - 1.0) > 1e-6:
         raise _impossible("intensity_probability must hold one probability an intensity and sum to 1")
 
 

@@ -77,9 +77,7 @@ def key_length(counts: DecoyCounts, *, eps_sec: float, eps_cor: float, clip: boo
     return KeyLength(length_bits, "lim2014", False, eps_sec, eps_cor, bounds, reason, ASSUMPTIONS)
 
 
-def _photon_counts(
-    counts: DecoyCounts, detections: tuple[int, ...], eps: float, *, clip: bool
-) -> tuple[float, float]:
+def _photon_counts(counts: DecoyCounts, detections: tuple[int, ...], eps: float, *, clip: bool) -> tuple[float, float]:
     """Return the bounds on zero- and one-photon detections of one basis, equations (2) and (3)."""
     mu = counts.mean_photon_number
     tau_0, tau_1 = photon_number_probability(counts, 0), photon_number_probability(counts, 1)

@@ -24,8 +24,7 @@ def photon_number_probability(counts: DecoyCounts, photons: int) -> float:
 def source_weights(counts: DecoyCounts) -> tuple[float, ...]:
     """Return e^(mu_k) / p_k per intensity: it turns a count into the power series that decoy formulas combine."""
     return tuple(
-        math.exp(mu) / p
-        for mu, p in zip(counts.mean_photon_number, counts.intensity_probability, strict=True)
+        math.exp(mu) / p for mu, p in zip(counts.mean_photon_number, counts.intensity_probability, strict=True)
     )
 
 

@@ -74,7 +74,7 @@ class SinglePhotonBounds:
         s_test_0: As `s_key_0`, in the test basis.
         s_test_1: Lower bound on single-photon detections in the test basis.
         v_test_1: Upper bound on bit errors among the test basis' single-photon detections.
-        phase_error_rate: Upper bound on the phase error rate of the key's single-photon rounds; 0.5 if nothing is known.
+        phase_error_rate: Upper bound on the phase error rate of the key's single-photon rounds; 0.5 if unknown.
     """
 
     s_key_0: float

@@ -88,8 +88,6 @@ def _photon_counts(
     deviation = hoeffding_deviation(sum(detections), eps)
     s_0_upper = min(2.0 * (tau_0 * error + deviation) for error in errors_upper)
     s_0 = max(0.0, tau_0 * (mu_1 * lower[1] - mu_2 * upper[0]) / (mu_1 - mu_2))
-    series = (
-        lower[1] - (mu_2 / mu_1) ** 2 * upper[0] - (mu_1**2 - mu_2**2) / mu_1**2 * s_0_upper / tau_0
-    )
+    series = lower[1] - (mu_2 / mu_1) ** 2 * upper[0] - (mu_1**2 - mu_2**2) / mu_1**2 * s_0_upper / tau_0
     s_1 = tau_1 * mu_1 / (mu_2 * (mu_1 - mu_2)) * series
     return s_0, s_0_upper, max(0.0, s_1)

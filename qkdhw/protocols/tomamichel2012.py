@@ -91,13 +91,9 @@ def key_length(
             "proof tomamichel2012 needs q_tol, the test error rate above which the block is dropped",
             remedy="Give q_tol as it was chosen before the run; the observed rate is not a substitute.",
         )
-    answer = tomamichel_length(
-        counts.n_key[0], counts.n_test[0], q_tol, counts.leak_bits, eps_sec, eps_cor, q
-    )
+    answer = tomamichel_length(counts.n_key[0], counts.n_test[0], q_tol, counts.leak_bits, eps_sec, eps_cor, q)
     observed = counts.m_test[0] / counts.n_test[0]
     if observed <= q_tol:
         return answer
     reason = f"the test error rate {observed:.4f} exceeds q_tol {q_tol:.4f}"
-    return KeyLength(
-        0, answer.proof, answer.rigorous, eps_sec, eps_cor, answer.bounds, reason, ASSUMPTIONS
-    )
+    return KeyLength(0, answer.proof, answer.rigorous, eps_sec, eps_cor, answer.bounds, reason, ASSUMPTIONS)
