@@ -1,0 +1,216 @@
+"""Sifting: which detections count, at both sites, and the coding of the slots that are announced.
+
+Timing: every sifted bit is written and the index advances by the result of a comparison of public values (bases,
+slots, the reply). Neither control flow nor an address depends on a bit value. Bases and slots are public when these
+kernels run; the transmitter's record is read at announced slots only.
+
+A reply byte is 0 (not kept) or 1 + intensity + 4 * basis, with intensity 0 .. 2 and basis 0 (key) or 1 (test).
+"""
+
+from libc.stdint cimport int64_t, uint64_t, uint8_t
+
+
+cdef int check_outputs(
+    Py_ssize_t n, Py_ssize_t key_bits, Py_ssize_t test_bits, Py_ssize_t key_intensity, Py_ssize_t test_intensity,
+    Py_ssize_t counts,
+) except -1:
+    if key_bits != n or test_bits != n or key_intensity != n or test_intensity != n:
+        raise ValueError("every output must be as long as the announcement")
+    if counts != 2:
+        raise ValueError("counts needs 2 places")
+    return 0
+
+
+def sift_transmitter(
+    const int64_t[::1] slot not None,
+    const uint8_t[::1] rx_basis not None,
+    const uint8_t[::1] record not None,
+    int64_t first_slot,
+    uint8_t[::1] reply not None,
+    uint8_t[::1] key_bits not None,
+    uint8_t[::1] test_bits not None,
+    uint8_t[::1] key_intensity not None,
+    uint8_t[::1] test_intensity not None,
+    int64_t[::1] counts not None,
+):
+    """Write reply, bits and intensities; `counts` becomes (n_key, n_test).
+
+    Return n, or the first index whose slot does not increase, whose basis is above 1 or whose record byte is above 11
+    (intensity 3 does not exist).
+    """
+    cdef Py_ssize_t n = slot.shape[0]
+    if rx_basis.shape[0] != n or reply.shape[0] != n:
+        raise ValueError("slot, rx_basis and reply must have one length")
+    check_outputs(
+        n, key_bits.shape[0], test_bits.shape[0], key_intensity.shape[0], test_intensity.shape[0], counts.shape[0]
+    )
+    cdef Py_ssize_t done
+    with nogil:
+        done = transmitter(
+            slot, rx_basis, record, first_slot, reply, key_bits, test_bits, key_intensity, test_intensity, counts
+        )
+    return done
+
+
+cdef Py_ssize_t transmitter(
+    const int64_t[::1] slot, const uint8_t[::1] rx_basis, const uint8_t[::1] record, int64_t first_slot,
+    uint8_t[::1] reply, uint8_t[::1] key_bits, uint8_t[::1] test_bits, uint8_t[::1] key_intensity,
+    uint8_t[::1] test_intensity, int64_t[::1] counts,
+) except -1 nogil:
+    cdef Py_ssize_t i, n_key = 0, n_test = 0, n = slot.shape[0]
+    cdef uint64_t index, n_record = <uint64_t>record.shape[0]
+    cdef uint8_t inside, prepared, basis, same, intensity
+    for i in range(n):
+        if rx_basis[i] > 1 or (i > 0 and slot[i] <= slot[i - 1]):
+            return i
+        index = <uint64_t>slot[i] - <uint64_t>first_slot
+        inside = index < n_record
+        prepared = record[<Py_ssize_t>index] if inside else 0
+        if prepared > 11:
+            return i
+        basis = (prepared >> 1) & 1
+        intensity = prepared >> 2
+        same = inside & (basis == rx_basis[i])
+        reply[i] = same * (1 + intensity + 4 * basis)
+        key_bits[n_key] = prepared & 1
+        key_intensity[n_key] = intensity
+        test_bits[n_test] = prepared & 1
+        test_intensity[n_test] = intensity
+        # n_key + n_test <= i, so the places written above exist.
+        n_key += same & (basis ^ 1)
+        n_test += same & basis
+    counts[0] = n_key
+    counts[1] = n_test
+    return n
+
+
+def sift_receiver(
+    const uint8_t[::1] rx_basis not None,
+    const uint8_t[::1] rx_bit not None,
+    const uint8_t[::1] reply not None,
+    uint8_t[::1] key_bits not None,
+    uint8_t[::1] test_bits not None,
+    uint8_t[::1] key_intensity not None,
+    uint8_t[::1] test_intensity not None,
+    int64_t[::1] counts not None,
+):
+    """Write bits and intensities; `counts` becomes (n_key, n_test).
+
+    Return n, or the first index whose reply is not a reply byte or names another basis than was announced.
+    """
+    cdef Py_ssize_t n = rx_basis.shape[0]
+    if rx_bit.shape[0] != n or reply.shape[0] != n:
+        raise ValueError("rx_basis, rx_bit and reply must have one length")
+    check_outputs(
+        n, key_bits.shape[0], test_bits.shape[0], key_intensity.shape[0], test_intensity.shape[0], counts.shape[0]
+    )
+    cdef Py_ssize_t done
+    with nogil:
+        done = receiver(rx_basis, rx_bit, reply, key_bits, test_bits, key_intensity, test_intensity, counts)
+    return done
+
+
+cdef Py_ssize_t receiver(
+    const uint8_t[::1] rx_basis, const uint8_t[::1] rx_bit, const uint8_t[::1] reply, uint8_t[::1] key_bits,
+    uint8_t[::1] test_bits, uint8_t[::1] key_intensity, uint8_t[::1] test_intensity, int64_t[::1] counts,
+) except -1 nogil:
+    cdef Py_ssize_t i, n_key = 0, n_test = 0, n = rx_basis.shape[0]
+    cdef uint8_t answer, kept, basis, intensity
+    for i in range(n):
+        answer = reply[i]
+        kept = answer != 0
+        basis = ((answer - kept) >> 2) & 1
+        intensity = (answer - kept) & 3
+        if rx_basis[i] > 1 or answer > 7 or intensity == 3 or (kept & (basis ^ rx_basis[i])):
+            return i
+        key_bits[n_key] = rx_bit[i]
+        key_intensity[n_key] = intensity
+        test_bits[n_test] = rx_bit[i]
+        test_intensity[n_test] = intensity
+        n_key += kept & (basis ^ 1)
+        n_test += kept & basis
+    counts[0] = n_key
+    counts[1] = n_test
+    return n
+
+
+def encode_slots(const int64_t[::1] slot not None, int64_t base, uint8_t[::1] data not None):
+    """Write slots as variable-length gaps (7 bits a byte, low bits first, high bit: more follows).
+
+    The first gap is slot[0] - base, every other slot[i] - slot[i - 1] - 1. `data` needs 9 bytes a slot. Return the
+    number of bytes written, or -1 - i for the first index that does not increase (or leaves base .. 2^62 - 1).
+    """
+    if data.shape[0] < 9 * slot.shape[0]:
+        raise ValueError("data needs 9 bytes a slot")
+    if not -(1 << 62) < base < (1 << 62):
+        raise ValueError("base is out of range")
+    cdef Py_ssize_t written, bad = -1
+    with nogil:
+        written = encode(slot, base, data, &bad)
+    return written if bad < 0 else -1 - bad
+
+
+cdef Py_ssize_t encode(
+    const int64_t[::1] slot, int64_t base, uint8_t[::1] data, Py_ssize_t* bad
+) except -1 nogil:
+    cdef Py_ssize_t i, k = 0
+    cdef int64_t least = base
+    cdef uint64_t gap
+    for i in range(slot.shape[0]):
+        if slot[i] < least or slot[i] >= (<int64_t>1 << 62):
+            bad[0] = i
+            return k
+        gap = <uint64_t>slot[i] - <uint64_t>least
+        while gap >= 128:
+            data[k] = <uint8_t>(gap & 127) | 128
+            gap >>= 7
+            k += 1
+        data[k] = <uint8_t>gap
+        k += 1
+        least = slot[i] + 1
+    return k
+
+
+def decode_slots(const uint8_t[::1] data not None, int64_t base, int64_t[::1] slot not None):
+    """Read exactly len(slot) slots from exactly len(data) bytes, shortest form only.
+
+    Return the number of bytes, or -1 - offset of the first byte that is wrong: the last byte of a number that is too
+    large or not in its shortest form, the first byte too many, or the end of data that stops early.
+    """
+    if not -(1 << 62) < base < (1 << 62):
+        raise ValueError("base is out of range")
+    cdef Py_ssize_t offset, bad = -1
+    with nogil:
+        offset = decode(data, base, slot, &bad)
+    return offset if bad < 0 else -1 - bad
+
+
+cdef Py_ssize_t decode(
+    const uint8_t[::1] data, int64_t base, int64_t[::1] slot, Py_ssize_t* bad
+) except -1 nogil:
+    cdef Py_ssize_t i, k = 0, size = data.shape[0]
+    cdef int64_t least = base
+    cdef uint64_t gap, byte
+    cdef int shift
+    for i in range(slot.shape[0]):
+        gap = 0
+        shift = 0
+        while True:
+            # 9 bytes hold 63 bits, more than any slot needs.
+            if k >= size or shift > 56:
+                bad[0] = k
+                return k
+            byte = data[k]
+            gap |= (byte & 127) << shift
+            shift += 7
+            k += 1
+            if byte < 128:
+                break
+        if (byte == 0 and shift > 7) or gap >= <uint64_t>((<int64_t>1 << 62) - least):
+            bad[0] = k - 1
+            return k
+        slot[i] = least + <int64_t>gap
+        least = slot[i] + 1
+    if k < size:
+        bad[0] = k
+    return k
