@@ -1,0 +1,127 @@
+"""What the emulated link is made of: source, fibre, detectors, receiver clock, eavesdropper."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from qkdhw.errors import ConfigurationError
+
+Eavesdropper = Literal["none", "intercept-resend"]
+
+PROBABILITY_STEPS = 65536
+MASTER_CLOCK_HZ = 10_000_000_000
+PS_PER_S = 1_000_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class LinkParameters:
+    """Settings of the optical link; fractions lie in 0..1.
+
+    Attributes:
+        pulse_rate_hz: Pulses per second; 1 MHz to 5 GHz, a divisor of 10 GHz.
+        mean_photon_number: Mean photons per pulse at the transmitter's output, brightest first.
+        intensity_probability: Probability of each intensity, quantised to 1/65536.
+        key_basis_probability: Probability that the transmitter prepares in the key basis, quantised to 1/65536.
+        receiver_key_basis_probability: Share of the passive splitter that goes to the key-basis detectors.
+        loss_db: Fibre and receiver optics together.
+        detector_efficiency: Of each of the four detectors.
+        dark_count_rate_hz: Of each of the four detectors.
+        dead_time_ns: Non-paralysable, of each detector on its own.
+        jitter_ps: Standard deviation of the Gaussian timing jitter.
+        misalignment: Probability that a photon in the matching basis reaches the wrong detector.
+        receiver_clock_offset_s: Time from the receiver's start to the arrival of pulse 0; None draws it from the
+            seed, uniform in 0 to 10 ms.
+        receiver_clock_ppm: How much too fast the receiver's clock runs at the start.
+        receiver_clock_drift_ppm_per_s: Linear change of that.
+        receiver_clock_walk_ppm: Random walk of it: standard deviation after one second.
+        eavesdropper: "none" or "intercept-resend", at the receiver's entrance.
+        eavesdropper_fraction: Fraction of the pulses that are attacked.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+    """
+
+    pulse_rate_hz: int = 20_000_000
+    mean_photon_number: tuple[float, float, float] = (0.5, 0.1, 0.002)
+    intensity_probability: tuple[float, float, float] = (0.7, 0.2, 0.1)
+    key_basis_probability: float = 0.9
+    receiver_key_basis_probability: float = 0.9
+    loss_db: float = 10.0
+    detector_efficiency: float = 0.5
+    dark_count_rate_hz: float = 100.0
+    dead_time_ns: float = 50.0
+    jitter_ps: float = 350.0
+    misalignment: float = 0.01
+    receiver_clock_offset_s: float | None = None
+    receiver_clock_ppm: float = 5.0
+    receiver_clock_drift_ppm_per_s: float = 0.002
+    receiver_clock_walk_ppm: float = 0.002
+    eavesdropper: Eavesdropper = "none"
+    eavesdropper_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        mu, p = self.mean_photon_number, self.intensity_probability
+        checks = (
+            ("pulse_rate_hz", valid_pulse_rate(self.pulse_rate_hz), "a divisor of 10 GHz from 1 MHz to 5 GHz"),
+            ("mean_photon_number", valid_mean_photon_number(mu), "three values, strictly falling, 0 to 2"),
+            ("intensity_probability", valid_intensity_probability(p), "three values above 0 with sum 1"),
+            ("key_basis_probability", 0.05 <= self.key_basis_probability <= 0.95, "0.05 to 0.95"),
+            ("receiver_key_basis_probability", 0 <= self.receiver_key_basis_probability <= 1, "0 to 1"),
+            ("loss_db", 0 <= self.loss_db <= 200, "0 to 200"),
+            ("detector_efficiency", 0 <= self.detector_efficiency <= 1, "0 to 1"),
+            ("dark_count_rate_hz", 0 <= self.dark_count_rate_hz <= 1e8, "0 to 1e8"),
+            ("dead_time_ns", 0 <= self.dead_time_ns <= 1e9, "0 to 1e9"),
+            ("jitter_ps", 0 <= self.jitter_ps <= 1e6, "0 to 1e6"),
+            ("misalignment", 0 <= self.misalignment <= 1, "0 to 1"),
+            ("receiver_clock_offset_s", 0 <= (self.receiver_clock_offset_s or 0.0) <= 60, "0 to 60"),
+            ("receiver_clock_ppm", abs(self.receiver_clock_ppm) <= 1000, "-1000 to 1000"),
+            ("receiver_clock_drift_ppm_per_s", abs(self.receiver_clock_drift_ppm_per_s) <= 1, "-1 to 1"),
+            ("receiver_clock_walk_ppm", 0 <= self.receiver_clock_walk_ppm <= 10, "0 to 10"),
+            ("eavesdropper", self.eavesdropper in {"none", "intercept-resend"}, "none or intercept-resend"),
+            ("eavesdropper_fraction", 0 <= self.eavesdropper_fraction <= 1, "0 to 1"),
+        )
+        for name, ok, allowed in checks:
+            if not ok:
+                raise ConfigurationError(
+                    f"link parameter {name} is {getattr(self, name)!r}", remedy=f"Allowed is {allowed}."
+                )
+
+    @property
+    def pulse_period_ps(self) -> int:
+        """Exact: every allowed pulse rate divides 10 GHz."""
+        return PS_PER_S // self.pulse_rate_hz
+
+    @property
+    def transmittance(self) -> float:
+        """Fraction of the light that reaches the receiver's splitter."""
+        return float(10.0 ** (-self.loss_db / 10.0))
+
+
+def valid_pulse_rate(pulse_rate_hz: int) -> bool:
+    """Tell whether a rate is one that the transmitter can make."""
+    return 1_000_000 <= pulse_rate_hz <= 5_000_000_000 and MASTER_CLOCK_HZ % pulse_rate_hz == 0
+
+
+def valid_mean_photon_number(values: tuple[float, ...]) -> bool:
+    """Tell whether there are three values in 0 to 2, strictly falling."""
+    return len(values) == 3 and 2 >= values[0] > values[1] > values[2] >= 0
+
+
+def valid_intensity_probability(values: tuple[float, ...]) -> bool:
+    """Tell whether there are three values above 0 whose sum is 1 within 1e-6."""
+    return len(values) == 3 and min(values) > 0 and math.isclose(sum(values), 1, rel_tol=0, abs_tol=1e-6)
+
+
+def nearest_pulse_rate_hz(pulse_rate_hz: int) -> int:
+    """Return the divisor of 10 GHz in 1 MHz to 5 GHz that is nearest, the lower one of two."""
+    rates = (int(2**a * 5**b) for a in range(11) for b in range(11))
+    return min((r for r in rates if valid_pulse_rate(r)), key=lambda r: (abs(r - pulse_rate_hz), r))
+
+
+def probability_weights(probabilities: tuple[float, ...]) -> tuple[int, ...]:
+    """Quantise probabilities to whole 65536ths, each at least one, with sum 65536."""
+    weights = [max(1, round(p * PROBABILITY_STEPS)) for p in probabilities]
+    weights[weights.index(max(weights))] += PROBABILITY_STEPS - sum(weights)
+    return tuple(weights)

@@ -1,0 +1,225 @@
+"""A time tagger that speaks the S-Fifteen TDC1's protocol: serial text and a stream of 32-bit events.
+
+Channel 1 is the key-basis detector of bit 0, 2 key basis bit 1, 3 test basis bit 0, 4 test basis bit 1. Sets are
+silent, as are commands that the unit does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import IntEnum, unique
+
+import numpy as np
+from numpy.typing import NDArray
+from qkdhw_emulators.faults import Fault, slip_bytes, spoil_reply
+from qkdhw_emulators.optics.link_model import TICK_PS
+from qkdhw_emulators.optics.link_run import LinkRun
+from qkdhw_emulators.optics.parameters import LinkParameters
+
+MAX_COMMAND_BYTES = 128
+TICKS_PER_MS = 10**9 // TICK_PS
+DUMMY_AFTER_TICKS = 140 * TICKS_PER_MS
+TIME_MASK = (1 << 27) - 1
+DUMMY = 0x10
+STATUS_OVERFLOW = 0x10
+COINCIDENCE_PAIRS = ((0, 2), (0, 3), (1, 2), (1, 3))
+HELP = (
+    "*IDN? HELP *RST TIME <ms> TIME? SINGLES PAIRS TIMESTAMP MODE? COUNTS? ABORT INPKT STATUS? TTL NIM POS <V> "
+    "NEG <V> LEVEL? REFCLK <0|1|2> REFCLK? ECLOCK?"
+)
+
+
+@unique
+class Mode(IntEnum):
+    """Answers of MODE?."""
+
+    SINGLES = 0
+    PAIRS = 1
+    TIMESTAMP = 3
+
+
+class EventEncoder:
+    """Writes events as 32-bit words and a dummy wherever nothing happened for 140 ms.
+
+    Args:
+        gate_ticks: Length of the stream, or 0 for endless.
+    """
+
+    def __init__(self, gate_ticks: int) -> None:
+        self._gate_ticks = gate_ticks
+        self._last = 0
+        self.ended = False
+
+    def encode(self, ticks: NDArray[np.int64], pattern: NDArray[np.uint8], horizon_ticks: int) -> bytes:
+        """Encode events that end before `horizon_ticks`, which is as far as the time is known."""
+        if self._gate_ticks and horizon_ticks >= self._gate_ticks:
+            self.ended = True
+            horizon_ticks = self._gate_ticks
+            inside = int(np.searchsorted(ticks, horizon_ticks))
+            ticks, pattern = ticks[:inside], pattern[:inside]
+        before = np.concatenate(([self._last], ticks))
+        after = np.append(ticks, max(horizon_ticks, int(before[-1])))
+        idle = np.maximum(after - before - 1, 0) // DUMMY_AFTER_TICKS
+        if idle.any():
+            gap = np.repeat(np.arange(idle.shape[0]), idle)
+            nth = np.arange(gap.shape[0]) - np.repeat(np.cumsum(idle) - idle, idle) + 1
+            ticks = np.insert(ticks, gap, before[gap] + nth * DUMMY_AFTER_TICKS)
+            pattern = np.insert(pattern, gap, DUMMY)
+        if ticks.shape[0]:
+            self._last = int(ticks[-1])
+        words: NDArray[np.uint32] = ((ticks & TIME_MASK) << 5 | pattern).astype("<u4")
+        return words.tobytes()
+
+
+class EmulatedSFifteenTdc1:
+    """Answers TDC1 commands and streams events byte for byte; no I/O, no clock of its own.
+
+    Args:
+        link: Light source; without one the unit has its own, which is dark.
+        seed: Seed of its own light source, and part of the serial number.
+        faults: Faults that are on.
+
+    Attributes:
+        faults: Faults that are on; may be changed while the unit runs.
+
+    Source:
+        S-Fifteen Instruments TDC1 documentation; the vendor's pyS15 library and readevents4 reader.
+    """
+
+    def __init__(self, link: LinkRun | None = None, *, seed: int = 1, faults: Iterable[Fault] = ()) -> None:
+        self.faults = set(faults)
+        self._link = link or LinkRun(LinkParameters(), seed=seed, transmitter=False)
+        self._serial_number = f"EMU{self._link.seed % 10**6:06d}"
+        self._rng = np.random.default_rng([self._link.seed, 0x544443])
+        self._command = bytearray()
+        self._stream = bytearray()
+        self._encoder: EventEncoder | None = None
+        self._sent = 0
+        self._queries: dict[str, Callable[[], str]] = {
+            "*IDN?": lambda: f"S-Fifteen Instruments TDC1 emulator {self._serial_number}",
+            "HELP": lambda: HELP,
+            "TIME?": self._read_time,
+            "MODE?": lambda: str(int(self._mode)),
+            "LEVEL?": lambda: f"{self._level_v:.2f} V",
+            "REFCLK?": lambda: str(self._reference_clock),
+            "ECLOCK?": lambda: "0",
+            "STATUS?": lambda: f"{STATUS_OVERFLOW if self._overflow else 0:04x} ",
+        }
+        self._sets: dict[str, Callable[[list[str]], None]] = {
+            "TIME": self._set_time,
+            "SINGLES": lambda _: self._set_mode(Mode.SINGLES),
+            "PAIRS": lambda _: self._set_mode(Mode.PAIRS),
+            "TIMESTAMP": lambda _: self._set_mode(Mode.TIMESTAMP),
+            "TTL": lambda _: self._set_level(["1.4"], sign=1),
+            "NIM": lambda _: self._set_level(["0.5"], sign=-1),
+            "POS": lambda a: self._set_level(a, sign=1),
+            "NEG": lambda a: self._set_level(a, sign=-1),
+            "REFCLK": self._set_reference_clock,
+            "INPKT": lambda _: None,
+            "ABORT": lambda _: self._abort(),
+            "*RST": lambda _: self._reset(),
+        }
+        self._set_defaults()
+
+    def reset_input(self) -> None:
+        """Forget a half-received command: its client has gone."""
+        self._command.clear()
+
+    def receive(self, data: bytes) -> bytes:
+        """Take bytes of commands in any split and return the text answers to those that are complete."""
+        replies = []
+        for byte in data:
+            if byte in b";\r\n":
+                replies.append(spoil_reply(self._execute(), self.faults, self._rng))
+                self._command.clear()
+            elif len(self._command) <= MAX_COMMAND_BYTES:
+                self._command.append(byte)
+        return b"".join(replies)
+
+    def read_stream(self, limit_bytes: int) -> bytes:
+        """Return what the event stream has next: whole events, empty while the clock stands still."""
+        while not self._stream and self._encoder is not None:
+            chunk = self._link.next_events()
+            if chunk is None:
+                break
+            ticks, pattern = chunk.ticks, chunk.pattern
+            if Fault.OVERFLOW in self.faults:
+                self._overflow = True
+                ticks, pattern = ticks[: len(ticks) // 2], pattern[: len(pattern) // 2]
+            self._stream += self._encoder.encode(ticks, pattern, chunk.horizon_ticks)
+            if self._encoder.ended:
+                self._encoder = None
+                self._link.stop_receiver()
+        data = bytes(self._stream[: limit_bytes & ~3])
+        del self._stream[: len(data)]
+        position, self._sent = self._sent, self._sent + len(data)
+        return slip_bytes(data, position) if Fault.BYTE_SLIP in self.faults else data
+
+    def _execute(self) -> bytes:
+        if len(self._command) > MAX_COMMAND_BYTES:
+            return b""
+        name, *arguments = self._command.decode("latin-1").upper().split() or [""]
+        if name == "COUNTS?":
+            return self._count()
+        if name in self._queries:
+            return f"{self._queries[name]()}\r\n".encode("ascii")
+        if name in self._sets:
+            self._sets[name](arguments)
+        return b""
+
+    def _count(self) -> bytes:
+        """Start the event stream, or answer plain counters at once for the whole gate."""
+        self._abort()
+        if self._mode is Mode.TIMESTAMP:
+            self._overflow = False
+            self._sent = 0
+            self._encoder = EventEncoder(self._time_ms * TICKS_PER_MS)
+            self._link.start_receiver()
+            return b""
+        if self._time_ms == 0:
+            return b""
+        gate_s = self._time_ms / 1000
+        counts = self._link.expected_counts(gate_s)
+        if self._mode is Mode.PAIRS:
+            accidental = [counts[a] * counts[b] * TICK_PS * 1e-12 / gate_s for a, b in COINCIDENCE_PAIRS]
+            counts += [int(n) for n in self._rng.poisson(accidental)]
+        return (" ".join(map(str, counts)) + "\r\n").encode("ascii")
+
+    def _abort(self) -> None:
+        self._encoder = None
+        self._stream.clear()
+        self._link.stop_receiver()
+
+    def _reset(self) -> None:
+        self._abort()
+        self._set_defaults()
+
+    def _set_defaults(self) -> None:
+        self._mode = Mode.SINGLES
+        self._time_ms = 1000
+        self._level_v = -0.5
+        self._reference_clock = 0
+        self._overflow = False
+
+    def _read_time(self) -> str:
+        negative = Fault.NEGATIVE_TIME in self.faults and self._time_ms > 32767
+        return str(self._time_ms - 65536 if negative else self._time_ms)
+
+    def _set_time(self, arguments: list[str]) -> None:
+        if len(arguments) == 1 and arguments[0].isdecimal() and int(arguments[0][:6]) <= 65535:
+            self._time_ms = int(arguments[0][:6])
+
+    def _set_mode(self, mode: Mode) -> None:
+        self._mode = mode
+
+    def _set_level(self, arguments: list[str], *, sign: int) -> None:
+        try:
+            volt = abs(float(arguments[0]))
+        except (IndexError, ValueError):
+            return
+        if volt <= 3.3:
+            self._level_v = sign * volt
+
+    def _set_reference_clock(self, arguments: list[str]) -> None:
+        if arguments in (["0"], ["1"], ["2"]):
+            self._reference_clock = int(arguments[0])
