@@ -1,0 +1,72 @@
+"""Files that appear whole or not at all: written under another name, synchronised, then renamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from qkdhw.errors import EventError
+
+
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """Give the name of an empty file beside `path`; when the body ends well it becomes `path`, else it is removed.
+
+    Raises:
+        EventError: The folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666))
+    except OSError as error:
+        raise write_error(path, error) from error
+    try:
+        yield temporary
+        _synchronise(path, temporary)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _synchronise(path: Path, temporary: Path) -> None:
+    try:
+        _fsync(temporary, os.O_RDWR)
+        temporary.replace(path)
+        _fsync(path.parent, os.O_RDONLY)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def write_whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file for binary writing that appears as `path` only when the body ends well.
+
+    Raises:
+        EventError: The file cannot be written, for example because the disk is full.
+    """
+    with temporary_beside(path) as temporary:
+        try:
+            with temporary.open("r+b") as file:
+                yield file
+        except OSError as error:
+            raise write_error(path, error) from error
+
+
+def write_error(path: Path, error: Exception) -> EventError:
+    """Make the typed error for a file that cannot be written."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return EventError(
+        f"cannot write {path}: {reason}; nothing was left behind",
+        remedy="free some space, or choose another folder",
+    )

@@ -1,0 +1,159 @@
+"""Read and write detection events as HDF5: one group, exact ticks, everything a block holds.
+
+Layout: group /events with datasets time_ticks (int64), channel (uint8), kind (uint8) and, for start-stop events,
+fine_ticks (uint16); attributes tick_ps_numerator, tick_ps_denominator, fine_tick_ps_numerator,
+fine_tick_ps_denominator, missed and version (1).
+
+Source: docs/reference/event-files.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qkdhw.errors import ConfigurationError, EventFormatError
+from qkdhw.formats.atomic import temporary_beside, write_error
+from qkdhw.formats.encoding import LeftOut
+from qkdhw.formats.event_file import EventFile, Tally, file_size_bytes
+from qkdhw.model import DetectionBlock
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+VERSION = 1
+COLUMNS = {"time_ticks": np.int64, "channel": np.uint8, "kind": np.uint8, "fine_ticks": np.uint16}
+CHUNK_EVENTS = 1 << 16
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ConfigurationError("HDF5 files need h5py", remedy="pip install 'qkdhw[hdf5]'") from error
+    return h5py
+
+
+def open_hdf5(path: Path) -> EventFile:
+    """Read the attributes of an HDF5 file of events and make them readable.
+
+    Raises:
+        EventFormatError: Not this layout, or damaged.
+        EventError: The file cannot be read.
+        ConfigurationError: h5py is not installed.
+
+    Source: docs/reference/event-files.md.
+    """
+    file_size_bytes(path)
+    h5py = _h5py()
+    try:
+        with h5py.File(path, "r") as file:
+            group = file["events"]
+            facts = {name: int(value) for name, value in group.attrs.items()}
+            names = [name for name in COLUMNS if name in group]
+            lengths = {len(group[name]) for name in names}
+            right = all(group[name].dtype == COLUMNS[name] for name in names)
+        tick_ps = Fraction(facts["tick_ps_numerator"], facts["tick_ps_denominator"])
+        fine_tick_ps = None
+        if "fine_ticks" in names:
+            fine_tick_ps = Fraction(facts["fine_tick_ps_numerator"], facts["fine_tick_ps_denominator"])
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise _damaged(path, error) from error
+    if len(names) < 3 or len(lengths) != 1 or not right or tick_ps <= 0 or facts.get("version") != VERSION:
+        raise _damaged(path, "datasets or attributes are missing or do not fit together")
+    return EventFile(
+        path=path,
+        format="hdf5",
+        tick_ps=tick_ps,
+        fine_tick_ps=fine_tick_ps,
+        header=facts,
+        records_expected=lengths.pop(),
+        decode=partial(_decode, path, tick_ps, fine_tick_ps, facts.get("missed", 0)),
+    )
+
+
+def _damaged(path: Path, why: object) -> EventFormatError:
+    return EventFormatError(
+        f"{path} is no whole HDF5 file of events: {why}", remedy="write it again with qkdhw events convert"
+    )
+
+
+def _decode(
+    path: Path, tick_ps: Fraction, fine_tick_ps: Fraction | None, missed: int, max_events: int, tally: Tally
+) -> Iterator[DetectionBlock]:
+    try:
+        with _h5py().File(path, "r") as file:
+            group = file["events"]
+            for first in range(0, len(group["time_ticks"]), max_events):
+                part = slice(first, first + max_events)
+                block = DetectionBlock(
+                    time_ticks=group["time_ticks"][part],
+                    channel=group["channel"][part],
+                    kind=group["kind"][part],
+                    tick_ps=tick_ps,
+                    fine_ticks=None if fine_tick_ps is None else group["fine_ticks"][part],
+                    fine_tick_ps=fine_tick_ps,
+                    missed=missed if first == 0 else 0,
+                )
+                tally.records += len(block)
+                yield block
+    except (OSError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+
+
+def write_hdf5(
+    path: Path, blocks: Iterable[DetectionBlock], *, tick_ps: Fraction, fine_tick_ps: Fraction | None = None
+) -> LeftOut:
+    """Write an HDF5 file of events, whole or not at all.
+
+    Args:
+        path: The new file.
+        blocks: Any events.
+        tick_ps: Tick of the events.
+        fine_tick_ps: Tick of the fine times, if they have any.
+
+    Raises:
+        EventError: The file cannot be written.
+        ConfigurationError: h5py is not installed.
+
+    Source: docs/reference/event-files.md.
+    """
+    h5py = _h5py()
+    with temporary_beside(path) as temporary:
+        try:
+            with h5py.File(temporary, "w") as file:
+                return _write_group(file.create_group("events"), blocks, tick_ps, fine_tick_ps)
+        except (OSError, RuntimeError) as error:
+            raise write_error(path, error) from error
+
+
+def _write_group(
+    group: Any, blocks: Iterable[DetectionBlock], tick_ps: Fraction, fine_tick_ps: Fraction | None
+) -> LeftOut:
+    left_out = LeftOut()
+    missed = 0
+    group.attrs["version"] = VERSION
+    group.attrs["tick_ps_numerator"] = tick_ps.numerator
+    group.attrs["tick_ps_denominator"] = tick_ps.denominator
+    names = list(COLUMNS)
+    if fine_tick_ps is None:
+        names.remove("fine_ticks")
+    else:
+        group.attrs["fine_tick_ps_numerator"] = fine_tick_ps.numerator
+        group.attrs["fine_tick_ps_denominator"] = fine_tick_ps.denominator
+    for name in names:
+        group.create_dataset(
+            name, (0,), COLUMNS[name], maxshape=(None,), chunks=(CHUNK_EVENTS,), shuffle=True, compression=4
+        )
+    for block in blocks:
+        first, end = left_out.events, left_out.events + len(block)
+        for name in names:
+            group[name].resize((end,))
+            group[name][first:end] = getattr(block, name)
+        left_out.events = end
+        missed += block.missed
+    group.attrs["missed"] = missed
+    return left_out
