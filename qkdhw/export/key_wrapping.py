@@ -86,7 +86,7 @@ class KeyWrapping:
         """Wrap a key on the host and unwrap it in the token as a session object that can sign and nothing else.
 
         Args:
-            key: 16 or more bytes, a multiple of 8.
+            key: A multiple of 8 bytes, 16 or more.
 
         Returns:
             The python-pkcs11 session key.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Pin = SecretBuffer | Callable[[], str]
 
 _IMPORT_CHECK_LABEL = b"qkdhw-import|1|"
-_MIN_KEY_BYTES = 16
+_MIN_KEY_BYTES = 32  # SoftHSM refuses shorter ones for HMAC-SHA256 (CKR_KEY_SIZE_RANGE)
 _DERIVED_BYTES = 32
 
 
@@ -149,7 +149,7 @@ class Pkcs11Token:
         Args:
             key_id: UUID text.
             label: What the key is for, such as the link's name; CKA_LABEL is "qkd:<label>:<key_id>".
-            key: At least 16 bytes, a multiple of 8. The caller keeps and closes it.
+            key: At least 32 bytes, a multiple of 8. The caller keeps and closes it.
 
         Raises:
             ValueError: The key ID is no UUID, or the key's length does not fit.
@@ -157,7 +157,9 @@ class Pkcs11Token:
         """
         identifier = UUID(key_id)
         if len(key) < _MIN_KEY_BYTES or len(key) % 8:
-            message = f"key of {len(key)} bytes: need at least {_MIN_KEY_BYTES} and a multiple of 8 (RFC 3394)"
+            message = (
+                f"key of {len(key)} bytes: need at least {_MIN_KEY_BYTES} (HMAC-SHA256) and a multiple of 8 (RFC 3394)"
+            )
             raise ValueError(message)
         self._check_space()
         with self._calls(f"import key {key_id}"):
