@@ -1,0 +1,69 @@
+"""Which drivers are installed, and how a unit is opened by name.
+
+Source:
+    Python packaging specification "Entry points": a package adds drivers in the group qkdhw.drivers.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from qkdhw.errors import ConfigurationError
+from qkdhw.transport import open_transport
+
+
+def installed_drivers() -> dict[str, EntryPoint]:
+    """Return the installed drivers by unit name, in order of name; nothing is imported."""
+    return {point.name: point for point in sorted(entry_points(group="qkdhw.drivers"), key=lambda p: p.name)}
+
+
+def load_driver(name: str) -> Any:
+    """Import the driver class of a unit.
+
+    Raises:
+        ConfigurationError: No driver has this name, or it cannot be imported.
+    """
+    drivers = installed_drivers()
+    if name not in drivers:
+        there_are = ", ".join(drivers) or "none: the package qkdhw is not installed, only on the path"
+        raise ConfigurationError(f"no driver is called {name!r}", remedy=f"installed drivers: {there_are}")
+    try:
+        return drivers[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"driver {name!r} cannot be imported: {error}", remedy="install the package that brings it again"
+        ) from error
+
+
+def open_unit(name: str, url: str, *, timeout_s: float = 5.0, **options: Any) -> Any:
+    """Open a unit by driver name and address.
+
+    Args:
+        name: Driver name, such as "sfifteen-tdc1"; `qkdhw devices list` shows them.
+        url: Address, such as serial:///dev/ttyACM0 or tcp://10.0.0.7:5710.
+        timeout_s: Longest wait for the connection and for each answer.
+        options: Passed on to the driver.
+
+    Returns:
+        The unit, a context manager. What it can do is in `qkdhw.interfaces`: annotate it with the Protocol you need.
+
+    Raises:
+        ConfigurationError: Unknown driver name, malformed address or unknown option.
+        TransportError: The address leads nowhere, or the unit does not answer.
+        UnitError: Something else than this unit answers.
+    """
+    driver = load_driver(name)
+    try:
+        inspect.signature(driver).bind(None, timeout_s=timeout_s, **options)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"driver {name!r} does not take these options: {error}", remedy="see docs/reference/units.md"
+        ) from error
+    link = open_transport(url, timeout_s=timeout_s)
+    try:
+        return driver(link, timeout_s=timeout_s, **options)
+    except BaseException:
+        link.close()
+        raise
