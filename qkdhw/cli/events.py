@@ -1,0 +1,151 @@
+"""`qkdhw events`: look at files of detection events and convert them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from qkdhw.cli.console import JsonOption, err, out, print_json
+from qkdhw.formats import FORMATS, EventCounter, EventFile, EventReport, open_events, write_events
+from qkdhw.model import DetectionBlock
+
+app = typer.Typer(help="Look at files of detection events and convert them.", no_args_is_help=True)
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="File of detection events.")]
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help="Format of FILE; found from its content if not given.")
+]
+TolerantOption = Annotated[
+    bool, typer.Option("--tolerant", help="Read what is whole in a damaged file, and count the rest.")
+]
+
+
+@app.command()
+def info(
+    file: FileArgument,
+    format_name: FormatOption = None,
+    tolerant: TolerantOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Count a file's events per kind and channel and report rate, duration and anomalies."""
+    source = open_events(file, format_name, tolerant=tolerant)
+    counter = EventCounter()
+    for block in _with_progress(source, "reading"):
+        counter.add(block)
+    report = counter.report(source)
+    if as_json:
+        print_json(_plain(report))
+    else:
+        _print_report(report)
+
+
+@app.command()
+def convert(
+    file: FileArgument,
+    out_file: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; it appears whole or not at all.")],
+    format_name: FormatOption = None,
+    out_format: Annotated[
+        str | None, typer.Option("--out-format", help="Format of OUT; taken from its name if not given.")
+    ] = None,
+    tolerant: TolerantOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a file's events in another format, exactly or not at all; times are never rounded."""
+    source = open_events(file, format_name, tolerant=tolerant)
+    left_out = write_events(
+        out_file,
+        _with_progress(source, "converting"),
+        out_format,
+        tick_ps=source.tick_ps,
+        fine_tick_ps=source.fine_tick_ps,
+    )
+    if as_json:
+        tally = dataclasses.asdict(source.tally)
+        print_json({"out": str(out_file), "events": left_out.events, "dummies_left_out": left_out.dummies, **tally})
+        return
+    out.print(f"{left_out.events:,} events written to {out_file}", highlight=False, markup=False, soft_wrap=True)
+    if left_out.dummies:
+        out.print(f"{left_out.dummies:,} dummies left out: the format has no place for them", highlight=False)
+    if source.tally.invalid_records or source.tally.missing_records:
+        out.print(
+            f"{source.tally.invalid_records:,} invalid records skipped, "
+            f"{source.tally.missing_records:,} records missing",
+            highlight=False,
+        )
+
+
+@app.command()
+def formats(as_json: JsonOption = False) -> None:
+    """List the formats and the file name endings that ask for each when writing."""
+    if as_json:
+        print_json({name: {"description": f.description, "suffixes": list(f.suffixes)} for name, f in FORMATS.items()})
+        return
+    table = Table("format", "description", "endings")
+    for name, known in FORMATS.items():
+        table.add_row(name, known.description, " ".join(known.suffixes))
+    out.print(table)
+
+
+def _with_progress(source: EventFile, what: str) -> Iterator[DetectionBlock]:
+    """Pass the blocks on and show how far the file is; nothing is shown unless a person looks on."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task(f"{what} {source.path.name}", total=source.records_expected)
+        for block in source.read_blocks():
+            progress.update(task, completed=source.tally.records)
+            yield block
+
+
+def _plain(report: EventReport) -> dict[str, Any]:
+    """Make JSON of a report; exact ticks stay exact as text such as "125/32"."""
+    return {
+        name: str(value) if isinstance(value, Fraction) else value for name, value in dataclasses.asdict(report).items()
+    }
+
+
+def _print_report(report: EventReport) -> None:
+    table = Table(title=Path(report.path).name, show_header=False, title_justify="left")
+    for name, value in _rows(report):
+        table.add_row(name, value)
+    for anomaly in report.anomalies or ("none found",):
+        table.add_row("anomaly" if report.anomalies else "anomalies", anomaly)
+    out.print(table)
+
+
+def _rows(report: EventReport) -> Iterator[tuple[str, str]]:
+    yield "format", f"{report.format} ({FORMATS[report.format].description})"
+    if "record_type" in report.header:
+        yield "record type", str(report.header["record_type"])
+    yield "tick", _exact(report.tick_ps)
+    if report.fine_tick_ps is not None:
+        yield "fine tick", _exact(report.fine_tick_ps)
+    yield "records", f"{report.records:,}"
+    yield "overflow records", f"{report.overflow_records:,}"
+    yield "events", f"{report.events:,}"
+    for kind, count in report.kinds.items():
+        yield f"  {kind}", f"{count:,}"
+    for channel, count in report.channels.items():
+        yield f"  channel {channel}{' (sync)' if channel == 0 else ''}", _counted(count, report)
+    for pattern, count in report.pattern_records.items():
+        yield f"  pattern {pattern:04b}", f"{count:,} records"
+    if report.first_ticks is not None:
+        yield "first, last", f"{report.first_ticks:,} … {report.last_ticks:,} ticks"
+    yield "duration", f"{report.duration_s:.9g} s"
+    yield "rate", f"{report.rate_hz:,.1f} photons/s"
+    yield "steps back in time", f"{report.backward_steps:,} ({report.backward_steps_with_dummies:,} with dummies)"
+    yield "repeated events", f"{report.repeated_events:,}"
+
+
+def _exact(tick_ps: Fraction) -> str:
+    return f"{tick_ps} ps" + ("" if tick_ps.denominator == 1 else f" = {float(tick_ps):.9g} ps")
+
+
+def _counted(count: int, report: EventReport) -> str:
+    return f"{count:,}" + (f"  ({count / report.duration_s:,.1f} /s)" if report.duration_s else "")
