@@ -1,0 +1,66 @@
+import numpy as np
+import oracle_qcrypto as oracle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qkdhw._core import qcrypto
+
+WORDS = st.lists(
+    st.one_of(
+        st.integers(0, 2**64 - 1),
+        # Times near both ends of the counter, so that it wraps and steps back over the wrap.
+        st.tuples(st.sampled_from([0, 2**64 - 2**20]), st.integers(0, 2**20 - 1)).map(sum),
+    ),
+    max_size=40,
+)
+
+
+def run(words, cuts, time_bits, high_word_first):
+    word = np.array(words, np.uint64)
+    word.flags.writeable = False
+    state, patterns, events = np.array([-1, 0, 0, 0, -1], np.int64), np.zeros(16, np.int64), []
+    for part in np.split(word, sorted(min(cut, len(word)) for cut in cuts)):
+        n = 4 * len(part)
+        time, channel, kind = np.empty(n, np.int64), np.empty(n, np.uint8), np.empty(n, np.uint8)
+        count = qcrypto.decode_words(part, time_bits, high_word_first, time, channel, kind, patterns, state)
+        events += zip(time[:count].tolist(), channel[:count].tolist(), kind[:count].tolist(), strict=True)
+    return events, patterns.tolist(), int(state[2]), int(state[3]), int(state[4])
+
+
+@given(WORDS, st.lists(st.integers(0, 40), max_size=3), st.sampled_from([49, 54]), st.booleans())
+def test_equals_the_oracle_for_any_split(words, cuts, time_bits, high_word_first):
+    events, patterns, dummies, invalid, _ = run(words, cuts, time_bits, high_word_first)
+    assert (events, patterns, dummies) == oracle.decode(words, time_bits, high_word_first)
+    assert invalid == 0
+
+
+def test_several_inputs_of_one_word_are_events_of_the_same_time():
+    events, patterns, _, _, _ = run([1000 << 10 | 0b1011], [], 54, False)
+    assert events == [(1000, 1, 0), (1000, 2, 0), (1000, 4, 0)]
+    assert patterns[0b1011] == 1
+
+
+def test_the_counter_is_unwrapped_but_small_steps_back_stay():
+    top = 2**54 - 1
+    events, _, _, _, _ = run([t << 10 | 1 for t in (top - 5, top, 3, top - 1, 4, 2)], [], 54, False)
+    assert [time for time, _, _ in events] == [top - 5, top, top + 4, top - 1, top + 5, top + 3]
+
+
+def test_endless_wrapping_is_refused_before_time_leaves_int64():
+    words = [t << 10 | 1 for t in (0, 2**52, 2**53, 2**54 - 1)] * 400
+    events, _, _, invalid, first_invalid = run(words, [], 54, False)
+    assert invalid > 0
+    assert first_invalid == 4 * 257  # 256 wraps are 2^62 ticks
+    assert max(time for time, _, _ in events) < 2**63
+
+
+def test_wrong_arguments_are_refused():
+    word, time, byte = np.zeros(2, np.uint64), np.zeros(8, np.int64), np.zeros(8, np.uint8)
+    patterns, state = np.zeros(16, np.int64), np.zeros(5, np.int64)
+    with pytest.raises(ValueError, match="four times"):
+        qcrypto.decode_words(word, 54, False, time[:7], byte, byte, patterns, state)
+    with pytest.raises(ValueError, match="time_bits"):
+        qcrypto.decode_words(word, 53, False, time, byte, byte, patterns, state)
+    with pytest.raises(ValueError, match="pattern_count"):
+        qcrypto.decode_words(word, 54, False, time, byte, byte, patterns[:15], state)
