@@ -11,6 +11,7 @@ from enum import IntEnum, unique
 
 import numpy as np
 from numpy.typing import NDArray
+
 from qkdhw_emulators.optics.dead_time import live_events
 from qkdhw_emulators.optics.parameters import PS_PER_S, LinkParameters
 from qkdhw_emulators.optics.photons import Clicks, detect_photons, pack_records, prepare_records

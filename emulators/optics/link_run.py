@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 
 import numpy as np
+
 from qkdhw_emulators.optics.link_model import CHUNK_PULSES, N_DETECTORS, LinkChunk, LinkModel
 from qkdhw_emulators.optics.parameters import LinkParameters
 from qkdhw_emulators.optics.record_buffer import RecordBuffer

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from qkdhw_emulators.optics.parameters import LinkParameters, probability_weights
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
 from qkdhw_emulators.optics.parameters import PS_PER_S, LinkParameters
 
 MAX_DRAWN_OFFSET_S = 0.01

@@ -9,6 +9,7 @@ from dataclasses import replace
 from enum import StrEnum, unique
 
 import numpy as np
+
 from qkdhw_emulators.faults import Fault, spoil_reply
 from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import (

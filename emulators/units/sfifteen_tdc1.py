@@ -11,6 +11,7 @@ from enum import IntEnum, unique
 
 import numpy as np
 from numpy.typing import NDArray
+
 from qkdhw_emulators.faults import Fault, slip_bytes, spoil_reply
 from qkdhw_emulators.optics.link_model import TICK_PS
 from qkdhw_emulators.optics.link_run import LinkRun
