@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import sys
+import threading
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from qkdhw.cli.console import JsonOption, err, out, print_json
+from qkdhw.link import load_site, run_site
 from qkdhw.model import KeyLength
 from qkdhw.protocols.counts_file import key_length_of_file, read_counts_file
 
-app = typer.Typer(help="One QKD link: key length from counts.", no_args_is_help=True)
+app = typer.Typer(help="One QKD link: run a site, compute key lengths.", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """One QKD link: key length from counts."""
+@app.command()
+def run(
+    site: Annotated[Path, typer.Argument(help="Site file (docs/reference/site-file.md).")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line on standard output.")] = False,
+) -> None:
+    """Run one site of a link: make keys with the peer site until the blocks are done or SIGTERM comes.
+
+    What happens is told as it happens, one line an event (docs/reference/link-events.md). SIGTERM and Ctrl-C end the
+    site after the current block.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run_site(load_site(site), _print_event_json if as_json else _print_event, stop=stop)
+
+
+def _print_event_json(event: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def _print_event(event: Mapping[str, Any]) -> None:
+    if event["event"] == "collecting":
+        return
+    if event["event"] == "block":
+        block = event["statistics"]
+        length = block["key_length"]["length_bits"] if block["key_length"] else 0
+        failure = f", no key: {block['failed_check']}: {block['failure']}" if block["failed_check"] else ""
+        text = f"block {block['block_id']}: {block['n_sifted_key']} sifted bits, {length} secret bits{failure}"
+    else:
+        text = ", ".join(f"{name} {value}" for name, value in event.items() if name != "event")
+        text = f"{event['event']}: {text}"
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

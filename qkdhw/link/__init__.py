@@ -1,0 +1,16 @@
+"""One site of one link: a unit, a classical channel, post-processing, a key store and what comes after it.
+
+`run_site(load_site("site.toml"), emit)` is a whole site; `qkdhw link run` is that and printing. The files here:
+
+    config.py    what a site is told (TOML), checked field by field
+    peer.py      sealed messages over the channel; the handshake that also settles blocks cut off by a crash
+    streams.py   threads that keep a unit's stream flowing while a block is being processed
+    blocks.py    one block from either unit's stream to durable keys at both sites
+    handover.py  keys to the token, confirmation between the tokens, the TLS session
+    site.py      the loop that composes them
+"""
+
+from qkdhw.link.config import SiteConfig, load_site
+from qkdhw.link.site import run_site
+
+__all__ = ["SiteConfig", "load_site", "run_site"]

@@ -1,0 +1,184 @@
+"""Sealed messages to and from the peer site, and the handshake that opens a session.
+
+The handshake also settles what a crash cut off: each site tells which blocks it holds and which keys it has burnt.
+A block that is pending here is activated if the peer holds the same one, and burnt if it does not; a key that the
+peer has burnt is burnt here too. Both sites apply the same rule to the same two lists, so their stores end up equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qkdhw.errors import PeerProtocolError
+from qkdhw.interfaces import ClassicalChannel
+from qkdhw.keys.store import SqliteKeyStore
+from qkdhw.link.config import Role, SiteConfig
+from qkdhw.model import KeyState
+from qkdhw.postprocessing.authentication import Authenticator
+from qkdhw.postprocessing.messages import Message, MessageKind, decode_message, encode_message
+
+PeerBlocks = dict[tuple[str, int], tuple[str, KeyState]]  # (session, block ID): (digest in hex, state)
+
+VERSION = 1
+NONCE_BYTES = 32
+RECENT_BLOCKS = 64
+RECENT_BURNT = 4096
+
+
+class Peer:
+    """The peer site: every message is sealed on the way out and opened before a byte of it is looked at.
+
+    Args:
+        channel: A connected classical channel.
+        authenticator: Wegman-Carter authentication on this site's key account.
+        timeout_s: Longest wait for a message.
+    """
+
+    def __init__(self, channel: ClassicalChannel, authenticator: Authenticator, *, timeout_s: float) -> None:
+        self._channel = channel
+        self._authenticator = authenticator
+        self._timeout_s = timeout_s
+
+    def send(self, message: Message) -> bytes:
+        """Send one message; returns its encoding."""
+        data = encode_message(message)
+        self._channel.send(self._authenticator.seal(data), timeout_s=self._timeout_s)
+        return data
+
+    def receive(self, *kinds: MessageKind, timeout_s: float | None = None) -> Message:
+        """Return the next message, which must be one of these kinds.
+
+        Raises:
+            AuthenticationError: Its tag is wrong; nothing of it was used.
+            PeerProtocolError: It is of another kind or malformed.
+        """
+        message, _ = self.receive_raw(*kinds, timeout_s=timeout_s)
+        return message
+
+    def receive_raw(self, *kinds: MessageKind, timeout_s: float | None = None) -> tuple[Message, bytes]:
+        """Like `receive`, with the encoding."""
+        data = self._authenticator.open(self._channel.receive(timeout_s=timeout_s or self._timeout_s))
+        message = decode_message(data)
+        if message.kind not in kinds:
+            wanted = " or ".join(kind.name for kind in kinds)
+            raise PeerProtocolError(f"the peer sent {message.kind.name}, expected {wanted}")
+        return message, data
+
+    def bind(self, session_id: bytes) -> None:
+        """From now on every tag depends on this session."""
+        self._authenticator.bind(session_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What the handshake agreed on.
+
+    Attributes:
+        session_id: Digest of both HELLO messages, with a fresh nonce of each site.
+        next_block_id: Number of the first block of this session.
+        activated: Blocks that a crash had left pending and that both sites hold.
+        burnt: Blocks and keys that only one site held.
+    """
+
+    session_id: bytes
+    next_block_id: int
+    activated: int
+    burnt: int
+
+
+def open_session(
+    peer: Peer, config: SiteConfig, store: SqliteKeyStore, random_bytes: Callable[[int], bytes]
+) -> Session:
+    """Exchange HELLO, check that both sites mean the same link, and settle what a crash cut off.
+
+    Raises:
+        PeerProtocolError: The peer is configured differently, has the same role, or sent nonsense.
+    """
+    hello = Message(
+        MessageKind.HELLO,
+        {
+            "version": VERSION,
+            "link": config.protocol.link,
+            "role": config.role,
+            "profile": config.protocol.digest(),
+            "blocks": [
+                [block.session, block.block_id, block.digest.hex(), block.state.value]
+                for block in store.blocks()[-RECENT_BLOCKS:]
+            ],
+            "burnt": [record.key_id for record in store.records(state=KeyState.BURNT)[-RECENT_BURNT:]],
+        },
+        (random_bytes(NONCE_BYTES),),
+    )
+    if config.role == "transmitter":
+        own = peer.send(hello)
+        answer, theirs = peer.receive_raw(MessageKind.HELLO)
+        transcript = own + theirs
+    else:
+        answer, theirs = peer.receive_raw(MessageKind.HELLO)
+        own = peer.send(hello)
+        transcript = theirs + own
+    _check_hello(answer, config)
+    peer_blocks = _parse_blocks(answer.fields["blocks"])
+    session_id = hashlib.sha256(transcript).digest()
+    peer.bind(session_id)
+    own_blocks = store.blocks()
+    activated, burnt = _settle(store, peer_blocks, _parse_key_ids(answer.fields["burnt"]))
+    last = max([block.block_id for block in own_blocks] + [number for _, number in peer_blocks] + [0])
+    return Session(session_id, last + 1, activated, burnt)
+
+
+def _check_hello(answer: Message, config: SiteConfig) -> None:
+    wanted_role: Role = "receiver" if config.role == "transmitter" else "transmitter"
+    for name, wanted in (
+        ("version", VERSION),
+        ("link", config.protocol.link),
+        ("role", wanted_role),
+        ("profile", config.protocol.digest()),
+    ):
+        if answer.fields[name] != wanted:
+            raise PeerProtocolError(
+                f"the peer site has {name} {answer.fields[name]!r}, this site expects {wanted!r}",
+                remedy="make the section [protocol] the same in both site files",
+            )
+    if len(answer.parts[0]) != NONCE_BYTES:
+        raise PeerProtocolError(f"the peer's nonce has {len(answer.parts[0])} bytes, not {NONCE_BYTES}")
+
+
+def _parse_blocks(items: list[object]) -> PeerBlocks:
+    blocks: PeerBlocks = {}
+    for item in items:
+        match item:
+            case [str(session), int(block_id), str(digest), str(state)] if block_id > 0 and state in set(KeyState):
+                blocks[session, block_id] = (digest, KeyState(state))
+            case _:
+                raise PeerProtocolError("the peer's list of blocks is malformed")
+    return blocks
+
+
+def _parse_key_ids(items: list[object]) -> list[str]:
+    try:
+        return [str(uuid.UUID(item)) for item in items if isinstance(item, str)]
+    except ValueError as error:
+        raise PeerProtocolError("the peer's list of burnt keys is malformed") from error
+
+
+def _settle(store: SqliteKeyStore, peer_blocks: PeerBlocks, peer_burnt: list[str]) -> tuple[int, int]:
+    """Bring this store to what both sites hold; returns (blocks activated, blocks and keys burnt)."""
+    activated = burnt = 0
+    for block in store.blocks(state=KeyState.PENDING):
+        digest, state = peer_blocks.get((block.session, block.block_id), ("", KeyState.BURNT))
+        if digest == block.digest.hex() and state is not KeyState.BURNT:
+            store.activate_block(session=block.session, block_id=block.block_id)
+            activated += 1
+        else:
+            reason = "the peer site does not hold it"
+            store.burn_block(session=block.session, block_id=block.block_id, reason=reason)
+            burnt += 1
+    own = {record.key_id: record.state for record in store.records()}
+    lost = [key_id for key_id in peer_burnt if own.get(key_id) in {KeyState.READY, KeyState.RESERVED}]
+    if lost:
+        store.burn(lost, reason="the peer site has burnt it")
+    return activated, burnt + len(lost)

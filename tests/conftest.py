@@ -1,0 +1,30 @@
+"""For all tests: a test that leaves a thread running fails, and so does one that leaves a child process."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+LONGEST_WAIT_S = 5.0
+
+
+@pytest.fixture(autouse=True)
+def _no_leaked_threads() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + LONGEST_WAIT_S
+    while True:
+        left = [t for t in threading.enumerate() if t not in before and not t.daemon]
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    assert left == [], "the test left threads running"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _loopback_only() -> None:
+    os.environ.pop("SOFTHSM2_CONF", None)

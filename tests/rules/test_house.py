@@ -1,0 +1,112 @@
+"""The rules of the house as tests: layout, sizes, names, docstrings, errors."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import qkdhw.errors
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [p for folder in ("qkdhw", "emulators", "ext", "tests") for p in sorted((ROOT / folder).rglob("*.py*"))]
+SOURCES = [p for p in SOURCES if p.suffix in {".py", ".pyx", ".pyi", ".pxd"}]
+SHIPPED = [p for p in SOURCES if p.suffix == ".py" and not p.is_relative_to(ROOT / "tests")]
+TOP_LEVEL = {
+    "setup.py", "pyproject.toml", "qkdhw", "ext", "emulators", "tests", "docs", "README.md", "LICENSE",
+    "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "MANIFEST.in", "Makefile",
+}  # fmt: skip
+LIMIT_FILE_LINES = 500
+LIMIT_FUNCTION_LINES = 80
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_top_level_is_exactly_the_house() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    top = {line.split("/")[0] for line in listed.splitlines()}
+    assert {name for name in top if not name.startswith(".")} == TOP_LEVEL
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_file_is_above_the_limit(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LIMIT_FILE_LINES
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.suffix == ".py"], ids=name_of)
+def test_no_function_is_above_the_limit(path: Path) -> None:
+    long = {f.name: (f.end_lineno or 0) - f.lineno + 1 for f in functions(path)}
+    assert {name: n for name, n in long.items() if n > LIMIT_FUNCTION_LINES} == {}
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.suffix == ".pyx"], ids=name_of)
+def test_no_kernel_function_is_above_the_limit(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    starts = [i for i, line in enumerate(lines) if re.match(r"\s*(cdef|cpdef|def) .*[(]", line)]
+    for start in starts:
+        indent = len(lines[start]) - len(lines[start].lstrip())
+        end = start + 1
+        while end < len(lines) and (
+            not lines[end].strip()
+            or len(lines[end]) - len(lines[end].lstrip()) > indent
+            or lines[end].lstrip().startswith((")", '"""'))
+        ):
+            end += 1
+        assert end - start <= LIMIT_FUNCTION_LINES, lines[start]
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.suffix == ".pyx"], ids=name_of)
+def test_kernels_never_swallow_an_error(path: Path) -> None:
+    assert "noexcept" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
+def test_no_vague_module_names(path: Path) -> None:
+    assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
+def test_every_wait_says_its_unit(path: Path) -> None:
+    for function in functions(path):
+        arguments = [*function.args.args, *function.args.kwonlyargs]
+        offenders = [
+            a.arg for a in arguments if a.arg in {"timeout", "delay", "interval", "duration", "frequency", "loss"}
+        ]
+        assert offenders == [], f"{function.name}: {offenders}"
+
+
+def test_error_names_end_in_error_and_share_one_root() -> None:
+    classes = [c for c in vars(qkdhw.errors).values() if isinstance(c, type)]
+    assert classes
+    for each in classes:
+        assert issubclass(each, qkdhw.errors.QkdhwError)
+        assert each.__name__.endswith("Error")
+        assert each.__doc__
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.suffix == ".pyx"], ids=name_of)
+def test_every_kernel_has_stub_and_test(path: Path) -> None:
+    assert (ROOT / "qkdhw" / "_core" / f"{path.stem}.pyi").exists()
+    tests = [p.read_text() for p in (ROOT / "tests").rglob("*.py")]
+    assert any(f"_core.{path.stem}" in text or f"_core import {path.stem}" in text for text in tests)
+
+
+def test_the_project_speaks_of_itself_alone() -> None:
+    words = re.compile(r"/work/|/root/|\.\./shared|claude|anthropic|farm-bench|assistant", re.IGNORECASE)
+    files = [p for p in [*SOURCES, *(ROOT / "docs").rglob("*.md"), ROOT / "README.md"] if p.exists()]
+    offenders = [name_of(p) for p in files if p.name != "test_house.py" and words.search(p.read_text())]
+    assert [o for o in offenders if "captures" not in o] == []
