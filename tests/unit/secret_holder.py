@@ -77,20 +77,25 @@ def _new_store():
         return SqliteKeyStore.create(Path(directory) / "keys.db", kek)
 
 
+def _put_large_key(store):
+    # Large, so that a stray copy would lie in a heap block that is not soon used again.
+    key_id = str(uuid.uuid4())
+    with SecretBuffer.random(20_000) as key:
+        with key.slice_copy(10_000, 32) as part:
+            print_masked(part)
+        store.put(key_id=key_id, link="a", block_id=1, key=key, metadata={})
+    return key_id
+
+
 def as_stored():
     store = _new_store()
-    with SecretBuffer.random(32) as key:
-        print_masked(key)
-        store.put(key_id=str(uuid.uuid4()), link="a", block_id=1, key=key, metadata={})
+    _put_large_key(store)
     return store
 
 
 def as_taken_and_closed():
     store = _new_store()
-    key_id = str(uuid.uuid4())
-    with SecretBuffer.random(32) as key:
-        print_masked(key)
-        store.put(key_id=key_id, link="a", block_id=1, key=key, metadata={})
+    key_id = _put_large_key(store)
     store.activate([key_id])
     store.reserve(receiver="b")
     store.take(key_id, receiver="b").close()
