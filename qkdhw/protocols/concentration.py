@@ -136,32 +136,30 @@ def _bisect(excluded: Callable[[float], bool], *, kept: float, excluded_end: flo
             kept = middle
 
 
-def unsampled_rate_upper_bound(errors: float, sample: float, sample_limit: float, rest: float, eps: float) -> float:
+def unsampled_rate_upper_bound(errors: float, sample: float, rest: float, eps: float) -> float:
     """Upper bound on the error rate of the rest of a population, from a random sample without replacement.
 
     Let a population of N = s + r members hold pN errors, and let s of them, drawn at random, show x errors. A sample
     without replacement is at least as concentrated as one with replacement, so P[X <= x] <= exp(-s D(x/s || p)) for
     x/s <= p, and p <= p_U(x, s), the p at which the exponent reaches ln(1/eps), fails with probability at most eps.
-    The rest then holds at most p_U N - x errors: a rate of
+    The rest then holds at most p_U N - x errors: with b = x/s, a rate of
 
-        g(x, s, r) = p_U + (p_U - x/s) s/r.
+        g(x, s, r) = p_U + (p_U - b) s/r.
 
-    Only bounds are known: x <= `errors`, `sample` <= s <= `sample_limit`, r >= `rest`. While p_U <= 1/2
+    Only bounds are known: x <= `errors`, s >= `sample`, r >= `rest`. The answer is g at these ends, or 1/2 if that is
+    smaller, and it holds for all such x, s, r:
 
-    * g grows with x: dp_U/db = p(1-p)/(p-b) * integral_b^p dy/(y(1-y)) >= 1, because 1/(y(1-y)) falls up to 1/2;
-    * g falls with r, since p_U >= x/s;
-    * p_U falls with s at fixed x, since d/ds [s D(x/s || p)] = ln((1-b)/(1-p)) > 0;
-    * g falls with s wherever (p_U - b)/(1 - p_U) <= r/s. (dg/ds has the sign of
-      1 - ((s+r)/s) (1-p) ln((1-b)/(1-p))/(p-b), and the logarithm over p-b is a mean of 1/(1-y) over b..p, at least
-      1/(1-b).) As p_U falls with s, p_U/(1-p_U) <= rest/sample_limit at the smallest s suffices on the whole range.
-
-    So with that condition g(errors, sample, rest) is the bound. Without it, p_U at the smallest s with N at the largest
-    bounds g on its own: (p_U (sample_limit + rest) - errors)/rest. (It grows with x too, because N/s >= 1.)
+    * g grows with x while p_U <= 1/2: dp_U/db = p(1-p)/(p-b) * integral_b^p dy/(y(1-y)) >= 1, because 1/(y(1-y)) falls
+      up to 1/2, and (s+r)/s >= 1.
+    * g falls with r, since p_U >= b.
+    * p_U falls with s at fixed x, since d/ds [s D(x/s || p)] = ln((1-b)/(1-p)) > 0, and dg/ds has the sign of
+      1 - ((s+r)/s) (1-p) ln((1-b)/(1-p))/(p-b). The logarithm over p-b is the mean of 1/(1-y) over b..p, at least
+      1/(1-b), so dg/ds > 0 needs r/s < (p-b)/(1-p), and then g > p + (1-p) = 1. Where g is below 1 it can only fall
+      as s grows, so once it is at most 1/2 it stays there.
 
     Args:
         errors: Upper bound on the errors in the sample, >= 0.
         sample: Lower bound on the sample's size, > 0.
-        sample_limit: Upper bound on the sample's size, >= sample.
         rest: Lower bound on the size of the rest, > 0.
         eps: Failure probability, 0 < eps < 1.
 
@@ -173,10 +171,4 @@ def unsampled_rate_upper_bound(errors: float, sample: float, sample_limit: float
     if errors >= sample / 2.0:
         return 0.5
     population_rate = mean_upper_bound(errors, sample, eps) / sample
-    if population_rate >= 0.5:
-        return 0.5
-    if population_rate / (1.0 - population_rate) <= rest / sample_limit:
-        rate = population_rate + (population_rate * sample - errors) / rest
-    else:
-        rate = (population_rate * (sample_limit + rest) - errors) / rest
-    return min(rate, 0.5)
+    return min(0.5, population_rate + (population_rate * sample - errors) / rest)

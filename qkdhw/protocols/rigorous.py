@@ -152,9 +152,7 @@ def single_photon_bounds(counts: DecoyCounts, eps_per_bound: float) -> SinglePho
     v_test_1 = min(v_test_1, float(errors))
     phase_error_rate = 0.5
     if s_key_1 > 0.0 and s_test_1 > 0.0:
-        phase_error_rate = unsampled_rate_upper_bound(
-            v_test_1, s_test_1, float(sum(counts.n_test)), s_key_1, eps_per_bound
-        )
+        phase_error_rate = unsampled_rate_upper_bound(v_test_1, s_test_1, s_key_1, eps_per_bound)
     return SinglePhotonBounds(s_key_0, s_key_1, s_test_0, s_test_1, v_test_1, phase_error_rate)
 
 

@@ -246,9 +246,7 @@ def _rusca_written_out(
         return math.sqrt(sum(line) / 2 * math.log(1 / eps))
 
     def s_1(line: tuple[int, ...], errors: tuple[int, ...]) -> float:
-        vacuum = min(
-            2 * (tau_0 * wk * (m + delta(errors)) + delta(line)) for wk, m in zip(w, errors, strict=True)
-        )
+        vacuum = min(2 * (tau_0 * wk * (m + delta(errors)) + delta(line)) for wk, m in zip(w, errors, strict=True))
         low, high = w[1] * (line[1] - delta(line)), w[0] * (line[0] + delta(line))
         series = low - (mu_2 / mu_1) ** 2 * high - (mu_1**2 - mu_2**2) / mu_1**2 * vacuum / tau_0
         return tau_1 * mu_1 / (mu_2 * (mu_1 - mu_2)) * series
