@@ -119,7 +119,7 @@ class _Follower:
             case "exported" if source == "receiver":
                 self._say(f"{event['keys']} keys in both tokens, {event['confirmed']} proved equal there")
             case "tls" if source == "receiver":
-                self._say(f"TLS session {event['result']}: {event.get('peer') or event.get('check')}")
+                self._say(f"TLS session {event['result']}: {event.get('peer_name') or event.get('check')}")
             case "session-broken":
                 self._say(f"{source}: session broken, trying again: {event['reason']}")
 

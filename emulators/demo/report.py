@@ -132,8 +132,8 @@ def _plot_blocks(axes: Axes, summary: Summary) -> None:
     right.bar(numbers, rates, width=0.4, color="#54a24b", alpha=0.4, label="secret key rate")
     right.set_ylim(bottom=0)
     right.set_ylabel("secret key rate (kbit/s)")
-    handles = [axes.get_legend_handles_labels(), right.get_legend_handles_labels()]
-    axes.legend(sum((h for h, _ in handles), []), sum((n for _, n in handles), []), loc="best")
+    right.legend(loc="lower right")
+    axes.legend(loc="upper right")
 
 
 def _plot_bits(axes: Axes, summary: Summary) -> None:

@@ -14,7 +14,7 @@ from qkdhw.export.modules import find_modules
 from qkdhw.keys.account import install_start_key
 from qkdhw.keys.kek import create_kek_file, read_kek_file
 from qkdhw.keys.store import SqliteKeyStore
-from qkdhw.pki.demo_ca import DemoCa
+from qkdhw.pki.demo_ca import create_demo_ca
 from qkdhw.secret import SecretBuffer
 
 START_KEY_BYTES = 64 * 1024
@@ -76,7 +76,7 @@ def stage_sites(folder: Path) -> dict[str, StagedSite]:
         HsmError: A token cannot be initialised.
     """
     sites = {role: StagedSite(role, folder / role, {}) for role in SITES}
-    ca = DemoCa.create("qkdhw demonstration CA")
+    ca = create_demo_ca(folder / "ca")
     with SecretBuffer.random(START_KEY_BYTES) as start_key:
         for role, site in sites.items():
             site.folder.mkdir(mode=0o700, parents=True)
@@ -86,8 +86,10 @@ def stage_sites(folder: Path) -> dict[str, StagedSite]:
                 SqliteKeyStore.create(site.folder / "keys.sqlite", kek) as store,
             ):
                 install_start_key(store, start_key, role=role)
-            (site.folder / "ca.pem").write_bytes(ca.certificate_pem())
-            ca.issue(SITES[role], certificate_file=site.folder / "site.pem", key_file=site.folder / "site.key")
+            identity = ca.issue(SITES[role])
+            shutil.copyfile(identity.ca, site.folder / "ca.pem")
+            identity.certificate.rename(site.folder / "site.pem")
+            identity.private_key.rename(site.folder / "site.key")
             site.environment["SOFTHSM2_CONF"] = str(_create_token(site.folder))
     return sites
 
@@ -170,7 +172,13 @@ def write_site_file(site: StagedSite, options: DemoOptions, *, unit_url: str, ch
             f'{{channel = {channel_number}, basis = "{basis}", bit = {bit}}}'
             for channel_number, basis, bit in ((1, "key", 0), (2, "key", 1), (3, "test", 0), (4, "test", 1))
         )
-        lines += ["[receiver]", f"wiring = [{wiring}]", "window_ps = 10000", "dead_time_ps = 50000", f"multi_click_seed = {options.seed}"]
+        lines += [
+            "[receiver]",
+            f"wiring = [{wiring}]",
+            "window_ps = 10000",
+            "dead_time_ps = 50000",
+            f"multi_click_seed = {options.seed}",
+        ]
     path = site.folder / "site.toml"
     path.write_text("\n".join(lines) + "\n")
     return path

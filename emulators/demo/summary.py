@@ -137,7 +137,10 @@ def rows(summary: Summary) -> list[tuple[str, str]]:
     if "accepted" in tls:
         session = tls["accepted"]
         lines.append(
-            ("TLS session", f"{session['version']}, {session['cipher']}, {session['group']}, {session['peer']}")
+            (
+                "TLS session",
+                f"{session['version']}, {session['cipher']}, {session['group']}, peer {session['peer_name']}",
+            )
         )
     if "refused" in tls:
         lines.append(("TLS with another QKD key", f"refused: {tls['refused']['check']}"))

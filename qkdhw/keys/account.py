@@ -27,7 +27,6 @@ from qkdhw.keys.store import SqliteKeyStore
 from qkdhw.secret import SecretBuffer
 
 Role = Literal["transmitter", "receiver"]
-Direction = Literal["send", "receive"]
 
 # Masks set aside by one durable commit. A crash burns what is left of them: at most 32 x 16 bytes.
 CHUNK_MASKS = 32
@@ -70,7 +69,7 @@ def install_start_key(store: SqliteKeyStore, key: SecretBuffer, *, role: Role) -
 class AuthenticationAccount:
     """Deals out the authentication key of one site; a context manager around an open store.
 
-    Sending: `draw_send`, then `mask_and_hash_key(ref, "send")` once. Receiving: `mask_and_hash_key(ref, "receive")`,
+    Sending: `draw_send`, then `mask_and_hash_key` once for it. Receiving: `check_receive`, `mask_and_hash_key`,
     check the tag, then `accept_receive`. What was accepted is durable after `persist_receive_floor`; after a crash
     before that, a recorded message could be accepted again, so every session's transcript must name its session.
 
@@ -192,18 +191,21 @@ class AuthenticationAccount:
         ]
 
     # --- key --------------------------------------------------------------------------------------------------
-    def mask_and_hash_key(self, ref: MaskRef, direction: Direction) -> tuple[SecretBuffer, SecretBuffer]:
+    def mask_and_hash_key(self, segment_id: int, index: int, direction: Role) -> tuple[SecretBuffer, SecretBuffer]:
         """Return the one-time mask and the hash key, 16 bytes each; the caller closes both.
 
         Args:
-            ref: From `draw_send`, or from a received message.
-            direction: "send" once for a drawn mask; "receive" until the mask is accepted.
+            segment_id: From `draw_send`, or from a received message.
+            index: Likewise.
+            direction: Which site sends: once for a drawn mask of this site's role, until the mask is accepted for
+                the peer's.
 
         Raises:
             KeyStateError: If a mask for sending was not drawn here or was handed out before.
             AuthenticationError: If a mask for receiving must not be accepted.
         """
-        if direction == "send":
+        ref = MaskRef(segment_id, index)
+        if direction == self.role:
             if ref not in self._drawn or ref.segment_id not in self._active():
                 raise KeyStateError(
                     f"authentication mask {ref.segment_id}/{ref.index} was not drawn, was used before or is burnt",
@@ -211,7 +213,7 @@ class AuthenticationAccount:
                 )
         else:
             self.check_receive(ref.segment_id, ref.index)
-        forward = (self.role == "transmitter") == (direction == "send")
+        forward = direction == "transmitter"
         key = self._unwrap(ref.segment_id)
         half = (len(key) - 2 * HASH_KEY_BYTES) // 2
         start = 2 * HASH_KEY_BYTES + (0 if forward else half) + MASK_BYTES * ref.index

@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 
 from qkdhw.drivers import open_unit
-from qkdhw.errors import ClockAlignmentError, ConfigurationError, EventError, PostprocessingError, TransportError, UnitError
+from qkdhw.errors import (
+    ClockAlignmentError,
+    ConfigurationError,
+    EventError,
+    PostprocessingError,
+    TransportError,
+    UnitError,
+)
 from qkdhw.events.alignment import align_to_sync_frame
 from qkdhw.events.gating import HISTOGRAM_BINS, Gate
 from qkdhw.events.wiring import Wiring
@@ -33,7 +40,7 @@ from qkdhw.link.blocks import (
     transmit_block,
 )
 from qkdhw.link.config import ReceiverConfig, SiteConfig
-from qkdhw.link.handover import TokenHandover, run_tls_client, run_tls_server
+from qkdhw.link.handover import TlsHandover, TokenHandover
 from qkdhw.link.peer import Peer, Session, open_session
 from qkdhw.link.streams import DetectionReader, PreparationReader, join_blocks
 from qkdhw.model import Basis, KeyState
@@ -106,7 +113,13 @@ def _opened(config: SiteConfig, emit: Emit) -> Iterator[_Site]:
         if reserved:
             store.burn(reserved, reason="the site stopped while handing it over")
             emit({"event": "burnt", "keys": len(reserved)})
-        handover = stack.enter_context(TokenHandover(config.token, config.protocol.link, config.keys.store.with_name("export.journal"))) if config.token else None
+        handover = (
+            stack.enter_context(
+                TokenHandover(config.token, config.protocol.link, config.keys.store.with_name("export.journal"))
+            )
+            if config.token
+            else None
+        )
         unit = stack.enter_context(open_unit(config.unit.name, config.unit.url))
         emit({"event": "unit", "info": asdict(unit.identify())})
         yield _Site(config, emit, store, account, handover, unit)
@@ -128,6 +141,7 @@ class _Site:
         self._emit = emit
         self._account = account
         self._handover = handover
+        self._tls = TlsHandover(config, config.tls, handover, emit) if config.tls and handover else None
         self._unit = unit
         self._done = 0
         self._exported: list[str] = []
@@ -204,8 +218,8 @@ class _Site:
                 result = transmit_block(self._context, peer, reader, session.session_id, block_id, place, intensity)
                 self._finish_block(peer, result, {"status": asdict(unit.read_status())})
         unit.stop()
-        if self._config.tls and self._exported:
-            run_tls_server(self._config, peer, self._handover, self._exported, self._emit)
+        if self._tls is not None and self._exported:
+            self._tls.serve(peer, self._exported)
         peer.receive(MessageKind.BYE)
         peer.send(Message(MessageKind.BYE))
 
@@ -223,8 +237,8 @@ class _Site:
                 result = receive_block(self._context, peer, collector, session.session_id, block_id, place, intensity)
                 self._finish_block(peer, result, {"gating": self._gating_report(gate, receiver.window_ps)})
         unit.stop()
-        if self._config.tls and self._exported:
-            run_tls_client(self._config, peer, self._handover, self._emit)
+        if self._tls is not None and self._exported:
+            self._tls.connect(peer)
         peer.send(Message(MessageKind.BYE))
         peer.receive(MessageKind.BYE)
 
@@ -235,9 +249,7 @@ class _Site:
         config, protocol = self._config, self._config.protocol
         record = np.frombuffer(sync.parts[0], np.uint8)
         wanted_s = record.size / protocol.pulse_rate_hz + SYNC_MARGIN_S
-        pieces = [
-            reader.next_piece(timeout_s=config.channel.timeout_s) for _ in range(math.ceil(wanted_s / PIECE_S))
-        ]
+        pieces = [reader.next_piece(timeout_s=config.channel.timeout_s) for _ in range(math.ceil(wanted_s / PIECE_S))]
         tick_ps = pieces[0].tick_ps
         period_ticks = Fraction(PS_PER_S, protocol.pulse_rate_hz) / tick_ps
         wiring = Wiring({d.channel: (Basis[d.basis.upper()], d.bit) for d in receiver.wiring})

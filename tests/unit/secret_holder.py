@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import uuid
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def as_authentication_key():
         print_masked(middle)
         install_start_key(store, start, role="transmitter")
     with AuthenticationAccount(store) as account:
-        for part in account.mask_and_hash_key(account.draw_send(), "send"):
+        for part in account.mask_and_hash_key(*astuple(account.draw_send()), account.role):
             part.close()
     return store
 
