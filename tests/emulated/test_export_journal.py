@@ -112,7 +112,8 @@ with Pkcs11Token.open(module, "site-a", lambda: "1234-test") as token, ExportJou
 def test_kill_9_while_exporting(softhsm, tmp_path, delay_s):
     softhsm.make_token("site-a")
     command = [sys.executable, "-c", _EXPORT_UNTIL_KILLED, softhsm.module, str(tmp_path / "journal")]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
     try:
         assert child.stdout.readline() == b"ready\n"
         time.sleep(delay_s)
@@ -183,7 +184,7 @@ def test_import_leaves_no_copy_of_the_key_in_memory(softhsm):
         capture_output=True,
         check=False,
         timeout=60,
-        env={**os.environ, "LD_BIND_NOW": "1"},
+        env=os.environ | {"LD_BIND_NOW": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     left, control = json.loads(run.stdout or run.stderr)
     assert control >= 1
