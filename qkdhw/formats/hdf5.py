@@ -10,15 +10,16 @@ Source: docs/reference/event-files.md.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from qkdhw.errors import ConfigurationError, EventFormatError
-from qkdhw.formats.atomic import temporary_beside, write_error
+from qkdhw.formats.atomic import write_whole_file
 from qkdhw.formats.encoding import LeftOut
 from qkdhw.formats.event_file import EventFile, Tally, file_size_bytes
 from qkdhw.model import DetectionBlock
@@ -104,6 +105,70 @@ def _decode(
         raise _damaged(path, error) from error
 
 
+class _GuardedFile:
+    """Keeps a write error back until HDF5 has closed its file.
+
+    The HDF5 library crashes the process when closing a file fails because the disk is full. So after the first
+    failed write this file takes everything and keeps nothing; `check` then raises the error.
+    """
+
+    def __init__(self, disk: BinaryIO) -> None:
+        self._disk = disk
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the error of the first write that failed."""
+        self.flush()
+        if self._error is not None:
+            raise self._error
+
+    def checked(self, blocks: Iterable[DetectionBlock]) -> Iterator[DetectionBlock]:
+        """Pass blocks on and end after a failed write."""
+        for block in blocks:
+            if self._error is not None:
+                return
+            yield block
+
+    @contextmanager
+    def _kept_back(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._error = self._error or error
+
+    def write(self, data: memoryview) -> int:
+        if self._error is None:
+            with self._kept_back():
+                self._disk.write(data)
+        return len(data)
+
+    def read(self, size: int) -> bytes:
+        data = b""
+        if self._error is None:
+            with self._kept_back():
+                data = self._disk.read(size)
+        return data.ljust(size, b"\0")
+
+    def truncate(self, size: int) -> int:
+        if self._error is None:
+            with self._kept_back():
+                self._disk.truncate(size)
+        return size
+
+    def flush(self) -> None:
+        if self._error is None:
+            with self._kept_back():
+                self._disk.flush()
+
+    def seek(self, offset: int, whence: int = 0) -> None:
+        if self._error is None:
+            with self._kept_back():
+                self._disk.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._disk.tell()
+
+
 def write_hdf5(
     path: Path, blocks: Iterable[DetectionBlock], *, tick_ps: Fraction, fine_tick_ps: Fraction | None = None
 ) -> LeftOut:
@@ -116,18 +181,19 @@ def write_hdf5(
         fine_tick_ps: Tick of the fine times, if they have any.
 
     Raises:
+        EventFormatError: A tick that is no fraction of 63-bit numbers.
         EventError: The file cannot be written.
         ConfigurationError: h5py is not installed.
 
     Source: docs/reference/event-files.md.
     """
     h5py = _h5py()
-    with temporary_beside(path) as temporary:
-        try:
-            with h5py.File(temporary, "w") as file:
-                return _write_group(file.create_group("events"), blocks, tick_ps, fine_tick_ps)
-        except (OSError, RuntimeError) as error:
-            raise write_error(path, error) from error
+    with write_whole_file(path) as disk:
+        guarded = _GuardedFile(disk)
+        with h5py.File(guarded, "w") as file:
+            left_out = _write_group(file.create_group("events"), guarded.checked(blocks), tick_ps, fine_tick_ps)
+        guarded.check()
+    return left_out
 
 
 def _write_group(
@@ -136,14 +202,12 @@ def _write_group(
     left_out = LeftOut()
     missed = 0
     group.attrs["version"] = VERSION
-    group.attrs["tick_ps_numerator"] = tick_ps.numerator
-    group.attrs["tick_ps_denominator"] = tick_ps.denominator
+    _set_fraction(group, "tick_ps", tick_ps)
     names = list(COLUMNS)
     if fine_tick_ps is None:
         names.remove("fine_ticks")
     else:
-        group.attrs["fine_tick_ps_numerator"] = fine_tick_ps.numerator
-        group.attrs["fine_tick_ps_denominator"] = fine_tick_ps.denominator
+        _set_fraction(group, "fine_tick_ps", fine_tick_ps)
     for name in names:
         group.create_dataset(
             name, (0,), COLUMNS[name], maxshape=(None,), chunks=(CHUNK_EVENTS,), shuffle=True, compression=4
@@ -157,3 +221,10 @@ def _write_group(
         missed += block.missed
     group.attrs["missed"] = missed
     return left_out
+
+
+def _set_fraction(group: Any, name: str, value: Fraction) -> None:
+    if max(value.numerator, value.denominator) >= 2**63:
+        raise EventFormatError(f"{name} = {value} does not fit 63 bits", remedy="write Parquet or CSV")
+    group.attrs[f"{name}_numerator"] = value.numerator
+    group.attrs[f"{name}_denominator"] = value.denominator

@@ -220,7 +220,7 @@ def _fitting_layouts(path: Path, head: bytes, size_bytes: int) -> list[str]:
 
 
 def _looks_like_events(word: NDArray[np.uint64], time_bits: int) -> bool:
-    """Judge by the bits between time and pattern, which are fixed, and by time, which mostly rises.
+    """Judge by the bits between time and pattern, which are fixed, the pattern, and by time, which mostly rises.
 
     Words of a TDC2 have bits 9 and 8 set and 7 and 6 clear. The older cards leave bits 14 to 5 clear; a TDC2 asked
     to imitate them (option -s) clears bits 14 to 10 only.
@@ -234,4 +234,6 @@ def _looks_like_events(word: NDArray[np.uint64], time_bits: int) -> bool:
     else:
         right = imitated | (low == 0)
     ticks = (word >> np.uint64(64 - time_bits)).astype(np.int64)
-    return bool(right.all()) and 4 * int((np.diff(ticks) < 0).sum()) <= len(word)
+    named = int(np.count_nonzero(word & np.uint64(31)))  # an input or a dummy
+    backward = int(np.count_nonzero(np.diff(ticks) < 0))
+    return bool(right.all()) and 2 * named > len(word) and 4 * backward <= len(word)

@@ -11,9 +11,8 @@ def decode(words, time_bits, high_word_first):
     """Return events (time, channel, kind), words per pattern and dummies."""
     span = 1 << time_bits
     base, previous, events, patterns, dummies = 0, None, [], [0] * 16, 0
-    for word in words:
-        if high_word_first:
-            word = (word & 0xFFFFFFFF) << 32 | word >> 32
+    for stored in words:
+        word = (stored & 0xFFFFFFFF) << 32 | stored >> 32 if high_word_first else stored
         raw = word >> (64 - time_bits)
         if previous is not None:
             if previous - raw > span // 2:

@@ -1,10 +1,12 @@
 import numpy as np
 import oracle_ptu as oracle
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkdhw._core import ptu
+
+PATIENT = settings(deadline=None, max_examples=200)  # the machine may be busy
 
 ANY_WORD = st.integers(0, 2**32 - 1)
 
@@ -64,23 +66,27 @@ def check(answer, wanted):
         assert invalid[0][0] == wanted_invalid[0]
 
 
+@PATIENT
 @given(PICOHARP, CUTS)
 def test_picoharp_t2_equals_the_oracle_for_any_split(words, cuts):
     check(run(lambda r, t, c, k, s: ptu.decode_picoharp_t2(r, *t, c, k, s), words, cuts), oracle.picoharp_t2(words))
 
 
+@PATIENT
 @given(PICOHARP, CUTS)
 def test_picoharp_t3_equals_the_oracle_for_any_split(words, cuts):
     answer = run(lambda r, t, c, k, s: ptu.decode_picoharp_t3(r, *t, c, k, s), words, cuts, fine=True)
     check(answer, oracle.picoharp_t3(words))
 
 
+@PATIENT
 @given(HYDRAHARP, CUTS, st.sampled_from([(33554432, True), (33552000, False)]))
 def test_hydraharp_t2_equals_the_oracle_for_any_split(words, cuts, version):
     answer = run(lambda r, t, c, k, s: ptu.decode_hydraharp_t2(r, *version, *t, c, k, s), words, cuts)
     check(answer, oracle.hydraharp_t2(words, *version))
 
 
+@PATIENT
 @given(HYDRAHARP, CUTS, st.booleans())
 def test_hydraharp_t3_equals_the_oracle_for_any_split(words, cuts, counted):
     answer = run(lambda r, t, c, k, s: ptu.decode_hydraharp_t3(r, counted, *t, c, k, s), words, cuts, fine=True)

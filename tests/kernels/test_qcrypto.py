@@ -1,10 +1,12 @@
 import numpy as np
 import oracle_qcrypto as oracle
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkdhw._core import qcrypto
+
+PATIENT = settings(deadline=None, max_examples=200)  # the machine may be busy
 
 WORDS = st.lists(
     st.one_of(
@@ -28,6 +30,7 @@ def run(words, cuts, time_bits, high_word_first):
     return events, patterns.tolist(), int(state[2]), int(state[3]), int(state[4])
 
 
+@PATIENT
 @given(WORDS, st.lists(st.integers(0, 40), max_size=3), st.sampled_from([49, 54]), st.booleans())
 def test_equals_the_oracle_for_any_split(words, cuts, time_bits, high_word_first):
     events, patterns, dummies, invalid, _ = run(words, cuts, time_bits, high_word_first)

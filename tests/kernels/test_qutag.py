@@ -1,10 +1,12 @@
 import numpy as np
 import oracle_qutag as oracle
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkdhw._core import qutag
+
+PATIENT = settings(deadline=None, max_examples=200)  # the machine may be busy
 
 RECORDS = st.lists(st.tuples(st.integers(0, 2**64 - 1) | st.integers(0, 2**40), st.integers(0, 300)), max_size=40)
 
@@ -16,6 +18,7 @@ def run(data):
     return time[:count], channel[:count], int(state[0]), int(state[1])
 
 
+@PATIENT
 @given(RECORDS)
 def test_equals_the_oracle(records):
     data = np.array(records, oracle.RECORD).tobytes()
