@@ -33,6 +33,7 @@ MAX_PPM = 20.0
 _TRACK_MAX_SLOPE = 1e-6  # largest change of the relative frequency from one chunk to the next
 _TRACK_MAX_JUMP = 0.35  # of a slot; a larger jump may have changed the slot number
 _FIRST_WINDOW_EVENTS = 512
+_DRIFT_CONTRAST = 0.8
 _SPAN_S = Fraction(1, 4)
 
 
@@ -75,26 +76,24 @@ def recover_period(time_ticks: NDArray[np.int64], nominal_period_ticks: Fraction
         )
     nominal = SlotClock.nominal(nominal_period_ticks, ref_ticks=int(ticks[0]))
     window = min(_FIRST_WINDOW_EVENTS, len(ticks))
-    looks = math.ceil(math.log2(len(ticks) / window)) + 1
+    log_looks = math.log(math.ceil(math.log2(len(ticks) / window)) + 1)
+    best: SlotClock | None = None
+    best_contrast = 0.0
     while True:
         clock, contrast, log_p = _lock(nominal, ticks[:window], max_ppm * 1e-6)
-        if sigma_of(log_p + math.log(looks)) >= MIN_SIGMA:
-            break
+        if sigma_of(log_p + log_looks) >= MIN_SIGMA:
+            if contrast < _DRIFT_CONTRAST * best_contrast:
+                break  # the drift is no straight line over a window this long, or the light went out
+            best, best_contrast = clock, max(contrast, best_contrast)
         if window == len(ticks):
-            raise ClockAlignmentError(
-                f"no slot period within {max_ppm:g} ppm of {float(nominal_period_ticks):.6f} ticks in {window} clicks",
-                remedy="Check the pulse rate setting, that the transmitter runs, and that light reaches the detectors.",
-            )
+            break
         window = min(2 * window, len(ticks))
-    while window < len(ticks):
-        # The last window fixed the slope to well within two turns of its own length.
-        max_slope = 2.0 / _slots_between(clock, ticks[:window])
-        window = min(2 * window, len(ticks))
-        longer, new_contrast, _ = _lock(clock, ticks[:window], max_slope)
-        if new_contrast < 0.8 * contrast:
-            break  # the drift is no straight line over this window
-        clock, contrast = longer, max(contrast, new_contrast)
-    return clock
+    if best is None:
+        raise ClockAlignmentError(
+            f"no slot period within {max_ppm:g} ppm of {float(nominal_period_ticks):.6f} ticks in {window} clicks",
+            remedy="Check the pulse rate setting, that the transmitter runs, and that light reaches the detectors.",
+        )
+    return best
 
 
 def align_to_sync_frame(
@@ -222,10 +221,6 @@ def _follow(clock: SlotClock, time_ticks: NDArray[np.int64]) -> SlotClock:
         return track_times(clock, time_ticks)
     except ClockAlignmentError:
         return clock
-
-
-def _slots_between(clock: SlotClock, time_ticks: NDArray[np.int64]) -> int:
-    return max(1, int((int(time_ticks[-1]) - int(time_ticks[0])) / clock.period_ticks))
 
 
 def _lock(clock: SlotClock, time_ticks: NDArray[np.int64], max_slope: float) -> tuple[SlotClock, float, float]:
