@@ -140,9 +140,9 @@ def write_site_file(site: StagedSite, options: DemoOptions, *, unit_url: str, ch
         lines += [
             "[unit.settings]",
             f"pulse_rate_hz = {options.pulse_rate_hz}",
-            "mean_photon_number = [0.5, 0.15, 0.001]",
-            "intensity_probability = [0.7, 0.2, 0.1]",
-            "key_basis_probability = 0.8",
+            "mean_photon_number = [0.58, 0.17, 0.001]",
+            "intensity_probability = [0.65, 0.29, 0.06]",
+            "key_basis_probability = 0.81",
         ]
     lines += [
         "[channel]",

@@ -44,10 +44,10 @@ class LinkParameters:
     """
 
     pulse_rate_hz: int = 20_000_000
-    mean_photon_number: tuple[float, float, float] = (0.5, 0.1, 0.002)
-    intensity_probability: tuple[float, float, float] = (0.7, 0.2, 0.1)
-    key_basis_probability: float = 0.9
-    receiver_key_basis_probability: float = 0.9
+    mean_photon_number: tuple[float, float, float] = (0.58, 0.17, 0.001)
+    intensity_probability: tuple[float, float, float] = (0.65, 0.29, 0.06)
+    key_basis_probability: float = 0.81
+    receiver_key_basis_probability: float = 0.81
     loss_db: float = 10.0
     detector_efficiency: float = 0.5
     dark_count_rate_hz: float = 100.0

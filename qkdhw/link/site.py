@@ -52,7 +52,7 @@ from qkdhw.quantities import PS_PER_S
 from qkdhw.transport.classical import ChannelListener, TcpClassicalChannel
 
 PIECE_S = 0.05
-SYNC_MARGIN_S = 0.5
+SYNC_MARGIN_S = 0.25
 HELD_EVENTS = 4_000_000
 FIRST_BACK_OFF_S = 0.2
 LONGEST_BACK_OFF_S = 5.0
@@ -192,7 +192,7 @@ class _Site:
     def _transmit(self, peer: Peer, session: Session, stop: threading.Event) -> None:
         unit: TransmitterUnit = self._unit
         protocol = self._config.protocol
-        unit.stop()
+        _stop_if_busy(unit)
         settings = dict(unit.configure(self._config.unit.settings))
         if int(settings["pulse_rate_hz"]) != protocol.pulse_rate_hz:
             raise ConfigurationError(
@@ -226,7 +226,7 @@ class _Site:
     # --- receiver -------------------------------------------------------------------------------------------------
     def _receive(self, peer: Peer, session: Session, stop: threading.Event, receiver: ReceiverConfig) -> None:
         unit: TimeTagger = self._unit
-        unit.stop()
+        _stop_if_busy(unit)
         unit.start()
         with DetectionReader(unit, PIECE_S, HELD_EVENTS) as reader:
             peer.send(Message(MessageKind.READY))
@@ -326,6 +326,12 @@ def _notes(config: SiteConfig, unit: Any) -> dict[str, Any]:
     if config.receiver is not None and config.receiver.multi_click_seed is not None:
         notes["emulation_only"] = "random choices for multiple clicks were seeded"
     return notes
+
+
+def _stop_if_busy(unit: TransmitterUnit | TimeTagger) -> None:
+    """Bring a unit to rest that an earlier session, or a site that was killed, has left running."""
+    if unit.read_status().state in {"armed", "running"}:
+        unit.stop()
 
 
 def _multi_click_source(seed: int | None) -> Any:
