@@ -90,9 +90,9 @@ class _Follower:
             console=console,
             transient=True,
         )
-        self._blocks = options.blocks
+        self._blocks = options.block_count
         self._done = 0
-        self._task = self._progress.add_task("staging", total=float(options.blocks))
+        self._task = self._progress.add_task("staging", total=float(options.block_count))
 
     def __enter__(self) -> _Follower:
         self._progress.start()

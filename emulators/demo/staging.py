@@ -35,6 +35,9 @@ class DemoOptions:
         pulse_rate_hz: Pulse rate of the transmitter.
         block_pulses: Pulses of a block.
         keys_to_token: Keys of each block that are exported to the tokens.
+        sync_pulses: Pulses disclosed for clock alignment.
+        blocks: Blocks to process; 0 is for ever; None is as many as fit into the duration.
+        tls: Whether the sites open a TLS session at the end.
     """
 
     seed: int
@@ -46,10 +49,14 @@ class DemoOptions:
     block_pulses: int = 40_000_000
     keys_to_token: int = 8
     sync_pulses: int = 1 << 20
+    blocks: int | None = None
+    tls: bool = True
 
     @property
-    def blocks(self) -> int:
-        """Whole blocks that fit into the duration, at least one."""
+    def block_count(self) -> int:
+        """Blocks to process; by default whole blocks that fit into the duration, at least one."""
+        if self.blocks is not None:
+            return self.blocks
         return max(1, round((self.duration_s * self.pulse_rate_hz - self.sync_pulses) / self.block_pulses))
 
 
@@ -152,7 +159,7 @@ def write_site_file(site: StagedSite, options: DemoOptions, *, unit_url: str, ch
         f"pulse_rate_hz = {options.pulse_rate_hz}",
         f"sync_pulses = {options.sync_pulses}",
         f"block_pulses = {options.block_pulses}",
-        f"blocks = {options.blocks}",
+        f"blocks = {options.block_count}",
         f"keys_per_block_to_token = {options.keys_to_token}",
         "[keys]",
         'store = "keys.sqlite"',
@@ -161,12 +168,15 @@ def write_site_file(site: StagedSite, options: DemoOptions, *, unit_url: str, ch
         f'module = "{softhsm_module()}"',
         'token = "qkd"',
         'pin_file = "pin"',
-        "[tls]",
-        'ca_file = "ca.pem"',
-        'certificate_file = "site.pem"',
-        'private_key_file = "site.key"',
-        f'peer_name = "{SITES[OTHER[site.role]]}"',
     ]
+    if options.tls:
+        lines += [
+            "[tls]",
+            'ca_file = "ca.pem"',
+            'certificate_file = "site.pem"',
+            'private_key_file = "site.key"',
+            f'peer_name = "{SITES[OTHER[site.role]]}"',
+        ]
     if site.role == "receiver":
         wiring = ", ".join(
             f'{{channel = {channel_number}, basis = "{basis}", bit = {bit}}}'

@@ -75,6 +75,7 @@ def transmit_block(
     block_id: int,
     place: tuple[int, int],
     intensity: Intensity,
+    announced: Message,
 ) -> BlockResult:
     """Do one block at the transmitter's site.
 
@@ -86,14 +87,13 @@ def transmit_block(
         block_id: Number of the block.
         place: (first slot, number of slots).
         intensity: (mean photon numbers, probabilities), brightest first.
+        announced: The receiver's ANNOUNCE.
     """
     first_slot, n_slots = place
-    timeout_s = context.config.channel.timeout_s
-    announced = peer.receive(MessageKind.ANNOUNCE, timeout_s=4 * timeout_s)
     exchange = TransmitterExchange(
         block_id=block_id,
         first_slot=first_slot,
-        record=reader.take(first_slot, n_slots, timeout_s=timeout_s),
+        record=reader.take(first_slot, n_slots, timeout_s=context.config.channel.timeout_s),
         policy=context.policy,
         intensity=intensity,
         random_bytes=context.random_bytes,

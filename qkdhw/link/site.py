@@ -20,6 +20,7 @@ from qkdhw.errors import (
     ConfigurationError,
     EventError,
     PostprocessingError,
+    TransportClosedError,
     TransportError,
     UnitError,
 )
@@ -56,6 +57,9 @@ SYNC_MARGIN_S = 0.25
 HELD_EVENTS = 4_000_000
 FIRST_BACK_OFF_S = 0.2
 LONGEST_BACK_OFF_S = 5.0
+BLOCK_TIMEOUT_S = 3600.0
+MEET_STEP_S = 0.5
+STOP_CHECK = "stop"
 MONITORS = ("laser_bias_ma", "laser_temperature_c", "mean_photon_number_0", "back_reflection_nw", "photocurrent_ua")
 
 
@@ -83,8 +87,10 @@ def run_site(config: SiteConfig, emit: Emit, *, stop: threading.Event | None = N
         back_off_s, give_up = FIRST_BACK_OFF_S, time.monotonic() + config.channel.patience_s
         while not stop.is_set():
             try:
-                with _meet(config, listener) as channel:
-                    site.run_session(channel, stop)
+                channel = _meet(config, listener, stop)
+                if channel is not None:
+                    with channel:
+                        site.run_session(channel, stop)
                 return
             except (TransportError, PostprocessingError, EventError, UnitError) as error:
                 emit({"event": "session-broken", "error": type(error).__name__, "reason": str(error)})
@@ -96,10 +102,18 @@ def run_site(config: SiteConfig, emit: Emit, *, stop: threading.Event | None = N
                 back_off_s = min(2 * back_off_s, LONGEST_BACK_OFF_S)
 
 
-def _meet(config: SiteConfig, listener: ChannelListener | None) -> TcpClassicalChannel:
-    if listener is not None:
-        return listener.accept(timeout_s=config.channel.patience_s)
-    return TcpClassicalChannel.connect(config.channel.connect or "", timeout_s=config.channel.patience_s)
+def _meet(config: SiteConfig, listener: ChannelListener | None, stop: threading.Event) -> TcpClassicalChannel | None:
+    """Wait for the peer site as long as patience lasts; None if told to stop."""
+    deadline = time.monotonic() + config.channel.patience_s
+    while not stop.is_set():
+        try:
+            if listener is not None:
+                return listener.accept(timeout_s=MEET_STEP_S)
+            return TcpClassicalChannel.connect(config.channel.connect or "", timeout_s=MEET_STEP_S)
+        except TransportError:
+            if time.monotonic() > deadline:
+                raise
+    return None
 
 
 @contextmanager
@@ -113,13 +127,13 @@ def _opened(config: SiteConfig, emit: Emit) -> Iterator[_Site]:
         if reserved:
             store.burn(reserved, reason="the site stopped while handing it over")
             emit({"event": "burnt", "keys": len(reserved)})
-        handover = (
-            stack.enter_context(
-                TokenHandover(config.token, config.protocol.link, config.keys.store.with_name("export.journal"))
-            )
-            if config.token
-            else None
-        )
+        handover = None
+        if config.token is not None:
+            journal_file = config.keys.store.with_name("export.journal")
+            handover = stack.enter_context(TokenHandover(config.token, config.protocol.link, journal_file))
+            if handover.recovered:
+                burnt = sum(entry.state == "burnt" for entry in handover.recovered)
+                emit({"event": "recovered", "exports": len(handover.recovered), "burnt": burnt})
         unit = stack.enter_context(open_unit(config.unit.name, config.unit.url))
         emit({"event": "unit", "info": asdict(unit.identify())})
         yield _Site(config, emit, store, account, handover, unit)
@@ -209,18 +223,33 @@ class _Site:
         limit = protocol.sync_pulses + 2 * protocol.block_pulses
         with PreparationReader(unit, limit) as reader:
             record = reader.take(0, protocol.sync_pulses, timeout_s=self._config.channel.timeout_s)
-            announced = {"mean_photon_number": intensity[0], "intensity_probability": intensity[1]}
-            peer.send(Message(MessageKind.SYNC, {"first_slot": 0, "settings": announced}, (record.tobytes(),)))
+            levels = {"mean_photon_number": intensity[0], "intensity_probability": intensity[1]}
+            peer.send(Message(MessageKind.SYNC, {"first_slot": 0, "settings": levels}, (record.tobytes(),)))
             aligned = peer.receive(MessageKind.ALIGNED, MessageKind.ABORT)
             if aligned.kind is MessageKind.ABORT:
                 raise PostprocessingError(f"the receiver's site could not align clocks: {aligned.fields['reason']}")
-            for block_id, place in self._places(session, stop):
-                result = transmit_block(self._context, peer, reader, session.session_id, block_id, place, intensity)
+            for block_id, place in self._places(session):
+                announced = peer.receive(MessageKind.ANNOUNCE, MessageKind.BYE, timeout_s=BLOCK_TIMEOUT_S)
+                if announced.kind is MessageKind.BYE or stop.is_set():
+                    self._part(peer, unit, announced)
+                    return
+                result = transmit_block(
+                    self._context, peer, reader, session.session_id, block_id, place, intensity, announced
+                )
                 self._finish_block(peer, result, {"status": asdict(unit.read_status())})
         unit.stop()
         if self._tls is not None and self._exported:
             self._tls.serve(peer, self._exported)
         peer.receive(MessageKind.BYE)
+        peer.send(Message(MessageKind.BYE))
+
+    def _part(self, peer: Peer, unit: TransmitterUnit, announced: Message) -> None:
+        """End a session before its blocks are done, because either site was told to stop."""
+        unit.stop()
+        if announced.kind is MessageKind.ANNOUNCE:
+            reason = {"check": STOP_CHECK, "reason": "the transmitter's site was told to stop", "value": None}
+            peer.send(Message(MessageKind.ABORT, reason))
+            peer.receive(MessageKind.BYE)
         peer.send(Message(MessageKind.BYE))
 
     # --- receiver -------------------------------------------------------------------------------------------------
@@ -233,11 +262,18 @@ class _Site:
             sync = peer.receive(MessageKind.SYNC)
             intensity = _parse_intensity(sync.fields["settings"])
             collector, gate = self._align(peer, reader, sync, receiver)
-            for block_id, place in self._places(session, stop):
+            for block_id, place in self._places(session):
+                if stop.is_set():
+                    break
                 result = receive_block(self._context, peer, collector, session.session_id, block_id, place, intensity)
+                if result.statistics.failed_check == STOP_CHECK:
+                    unit.stop()
+                    peer.send(Message(MessageKind.BYE))
+                    peer.receive(MessageKind.BYE)
+                    raise TransportClosedError("the transmitter's site was told to stop")
                 self._finish_block(peer, result, {"gating": self._gating_report(gate, receiver.window_ps)})
         unit.stop()
-        if self._tls is not None and self._exported:
+        if self._tls is not None and self._exported and not stop.is_set():
             self._tls.connect(peer)
         peer.send(Message(MessageKind.BYE))
         peer.receive(MessageKind.BYE)
@@ -293,11 +329,11 @@ class _Site:
         }
 
     # --- both -----------------------------------------------------------------------------------------------------
-    def _places(self, session: Session, stop: threading.Event) -> Iterator[tuple[int, tuple[int, int]]]:
+    def _places(self, session: Session) -> Iterator[tuple[int, tuple[int, int]]]:
         """Number the blocks of this session and say which slots they cover."""
         protocol = self._config.protocol
         index = 0
-        while not stop.is_set() and (protocol.blocks == 0 or self._done < protocol.blocks):
+        while protocol.blocks == 0 or self._done < protocol.blocks:
             place = (protocol.sync_pulses + index * protocol.block_pulses, protocol.block_pulses)
             yield session.next_block_id + index, place
             index += 1
@@ -305,6 +341,7 @@ class _Site:
     def _finish_block(self, peer: Peer, result: BlockResult, extra: dict[str, Any]) -> None:
         self._done += 1
         self.progressed = True
+        self._account.persist_receive_floor()
         self._emit({"event": "block", "statistics": asdict(result.statistics), **extra})
         count = min(self._config.protocol.keys_per_block_to_token, len(result.key_ids))
         if count and self._handover is not None:

@@ -18,7 +18,6 @@ after both strings are fixed, and there is no way to AMPLIFY but through VERIFIE
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -44,6 +43,7 @@ from qkdhw.postprocessing.messages import Message, MessageKind
 from qkdhw.postprocessing.reconciliation import SyndromeSink, SyndromeSource
 from qkdhw.postprocessing.sifting import announce, parse_announcement, sift_at_receiver, sift_at_transmitter
 from qkdhw.postprocessing.verification import TAG_BITS, verification_tag, verify_tags
+from qkdhw.quantities import binary_entropy
 from qkdhw.secret import SecretBuffer
 
 KEY_BYTES = 32
@@ -115,13 +115,6 @@ class Outcome:
     statistics: BlockStatistics
     secret: SecretBuffer | None = None
     key_ids: list[str] = field(default_factory=list)
-
-
-def binary_entropy_bits(fraction: float) -> float:
-    """h(x) in bits; 0 at the ends."""
-    if fraction <= 0.0 or fraction >= 1.0:
-        return 0.0
-    return -fraction * math.log2(fraction) - (1 - fraction) * math.log2(1 - fraction)
 
 
 def split_length(length_bits: int, authentication_bytes: int) -> int:
@@ -208,7 +201,7 @@ class _Exchange:
             counts=counts,
         )
         check_qber(n_wrong, n_test, self._policy.qber_limit)
-        self._key_length(replace(counts, leak_bits=key_intensity.size * binary_entropy_bits(qber or 0.0)))
+        self._key_length(replace(counts, leak_bits=key_intensity.size * binary_entropy(qber or 0.0)))
 
     def _key_length(self, counts: DecoyCounts) -> KeyLength:
         answer = self._policy.proof(counts, eps_sec=self._policy.eps_sec, eps_cor=self._policy.eps_cor)
@@ -228,12 +221,13 @@ class _Exchange:
         if counts is None:
             raise PeerProtocolError("the peer went on without parameter estimation")
         qber_key = n_errors / n_key
-        shannon_bits = n_key * binary_entropy_bits(qber_key)
-        counts = replace(counts, leak_bits=float(leak_bits + TAG_BITS))
+        shannon_bits = n_key * binary_entropy(qber_key)
+        published_bits = leak_bits + n_key.bit_length() + TAG_BITS  # syndromes and answers, n_errors, tag
+        counts = replace(counts, leak_bits=float(published_bits))
         self.statistics = replace(
             self.statistics,
             qber_key=qber_key,
-            leak_bits=leak_bits + TAG_BITS,
+            leak_bits=published_bits,
             efficiency=leak_bits / shannon_bits if shannon_bits else None,
             counts=counts,
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from qkdhw.model import Basis, DecoyCounts
-from qkdhw.protocols.entropy import binary_entropy
+from qkdhw.quantities import binary_entropy
 
 SIFTING_RULE: Mapping[tuple[Basis, Basis], Basis] = MappingProxyType(
     {(Basis.KEY, Basis.KEY): Basis.KEY, (Basis.TEST, Basis.TEST): Basis.TEST}

@@ -11,13 +11,13 @@ import math
 from qkdhw.model import DecoyCounts, KeyLength
 from qkdhw.protocols.block_statistics import check_decoy_counts, check_epsilons
 from qkdhw.protocols.concentration import fung_ma_chau_deviation
-from qkdhw.protocols.entropy import binary_entropy_of_bound
 from qkdhw.protocols.poisson_source import photon_number_probability, weighted_hoeffding_bounds
 from qkdhw.protocols.two_decoy import (
     single_photon_error_upper_bound,
     single_photon_lower_bound,
     vacuum_lower_bound,
 )
+from qkdhw.quantities import binary_entropy_of_bound
 
 TERMS = 21
 ASSUMPTIONS = (

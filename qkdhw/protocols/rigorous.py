@@ -44,13 +44,13 @@ from dataclasses import dataclass
 from qkdhw.model import DecoyCounts, KeyLength
 from qkdhw.protocols.block_statistics import check_decoy_counts, check_epsilons
 from qkdhw.protocols.concentration import mean_lower_bound, mean_upper_bound, unsampled_rate_upper_bound
-from qkdhw.protocols.entropy import binary_entropy_of_bound
 from qkdhw.protocols.poisson_source import photon_number_probability, source_weights
 from qkdhw.protocols.two_decoy import (
     single_photon_error_upper_bound,
     single_photon_lower_bound,
     vacuum_lower_bound,
 )
+from qkdhw.quantities import binary_entropy_of_bound
 
 NUMBER_OF_BOUNDS = 13
 ASSUMPTIONS = (

@@ -12,8 +12,8 @@ from qkdhw.errors import ConfigurationError
 from qkdhw.model import DecoyCounts, KeyLength
 from qkdhw.protocols.block_statistics import check_decoy_counts, check_epsilons
 from qkdhw.protocols.concentration import fung_ma_chau_deviation, hoeffding_deviation
-from qkdhw.protocols.entropy import binary_entropy_of_bound
 from qkdhw.protocols.poisson_source import photon_number_probability, weighted_hoeffding_bounds
+from qkdhw.quantities import binary_entropy_of_bound
 
 TERMS = 19
 ASSUMPTIONS = (

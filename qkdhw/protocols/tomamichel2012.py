@@ -12,7 +12,7 @@ import math
 from qkdhw.errors import ConfigurationError
 from qkdhw.model import DecoyCounts, KeyLength
 from qkdhw.protocols.block_statistics import check_decoy_counts, check_epsilons
-from qkdhw.protocols.entropy import binary_entropy_of_bound
+from qkdhw.quantities import binary_entropy_of_bound
 
 ASSUMPTIONS = (
     "single photons or an entangled-photon source (every detection is a single-photon detection)",

@@ -16,7 +16,7 @@ from qkdhw.protocols.concentration import (
     relative_entropy_exponent,
     unsampled_rate_upper_bound,
 )
-from qkdhw.protocols.entropy import binary_entropy, binary_entropy_of_bound
+from qkdhw.quantities import binary_entropy, binary_entropy_of_bound
 
 # Observed test error rate, test size, key size: where the printed approximation was compared with exact tails.
 ROWS = [(0.02, 1e5, 1e6), (0.005, 1e5, 1e6), (0.05, 1e4, 1e6), (0.002, 1e4, 1e6), (0.001, 5e3, 1e5)]

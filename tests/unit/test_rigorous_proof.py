@@ -16,9 +16,9 @@ from qkdhw.model import Basis, DecoyCounts
 from qkdhw.protocols import lim2014, rigorous, rusca2018, tomamichel2012
 from qkdhw.protocols.concentration import mean_lower_bound, mean_upper_bound, unsampled_rate_upper_bound
 from qkdhw.protocols.decoy_bb84 import SIFTING_RULE, ExpectedLink, bb84_clicks
-from qkdhw.protocols.entropy import binary_entropy
 from qkdhw.protocols.poisson_source import photon_number_probability
 from qkdhw.protocols.registry import load_proof, proof_names, proof_options
+from qkdhw.quantities import binary_entropy
 
 EPS = {"eps_sec": 1e-9, "eps_cor": 1e-15}
 LINK = ExpectedLink(

@@ -12,8 +12,8 @@ from qkdhw.model import DecoyCounts
 from qkdhw.protocols import lim2014, rigorous, rusca2018
 from qkdhw.protocols.concentration import fung_ma_chau_deviation, hoeffding_deviation
 from qkdhw.protocols.decoy_bb84 import bb84_clicks
-from qkdhw.protocols.entropy import binary_entropy, binary_entropy_of_bound
 from qkdhw.protocols.tomamichel2012 import tomamichel_length
+from qkdhw.quantities import binary_entropy, binary_entropy_of_bound
 
 EPS = {"eps_sec": 1e-9, "eps_cor": 1e-15}
 

@@ -1,0 +1,189 @@
+"""kill -9 of either site in mid-block, fifty times: both stores readable and equal afterwards, no key out twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qkdhw.keys.kek import read_kek_file
+from qkdhw.keys.store import SqliteKeyStore
+from qkdhw.model import KeyState
+from qkdhw_emulators.demo.staging import DemoOptions, StagedSite, stage_sites, write_site_file
+
+KILLS = 50
+SEED = 20261
+BLOCK_PULSES = 14_000_000
+STEP_TIMEOUT_S = 60.0
+
+
+class SiteProcess:
+    """One site's process, its events on a queue."""
+
+    def __init__(self, site: StagedSite, site_file: Path) -> None:
+        self.site = site
+        self._file = site_file
+        self.events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.seen: Counter[str] = Counter()
+        self.start()
+
+    def start(self) -> None:
+        with (self.site.folder / "site.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "qkdhw", "link", "run", str(self._file), "--json"],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=os.environ | self.site.environment,
+                text=True,
+            )
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            try:
+                self.events.put(json.loads(line))
+            except ValueError:  # a line cut off by the kill
+                continue
+
+    def wait_for(self, name: str) -> dict[str, Any]:
+        deadline = time.monotonic() + STEP_TIMEOUT_S
+        while True:
+            try:
+                event = self.events.get(timeout=0.5)
+            except queue.Empty:
+                assert time.monotonic() < deadline, f"{self.site.role}: no {name}; {self.log()}"
+                assert self.process.poll() is None, f"{self.site.role} ended: {self.log()}"
+                continue
+            self.seen[event["event"]] += 1
+            if event["event"] == name:
+                return event
+
+    def drain(self) -> None:
+        while True:
+            try:
+                self.seen[self.events.get_nowait()["event"]] += 1
+            except queue.Empty:
+                return
+
+    def log(self) -> str:
+        return (self.site.folder / "site.log").read_text(errors="replace")[-1500:]
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        code = self.process.wait(STEP_TIMEOUT_S)
+        self._thread.join(STEP_TIMEOUT_S)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.drain()
+        return code
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def open_store(site: StagedSite) -> SqliteKeyStore:
+    return SqliteKeyStore.open(site.folder / "keys.sqlite", read_kek_file(site.folder / "kek"))
+
+
+def ready_keys(site: StagedSite) -> dict[str, bytes]:
+    """Take every key that is still there, to compare the two sites; the stores are thrown away afterwards."""
+    with open_store(site) as store:
+        ids = [record.key_id for record in store.records(state=KeyState.READY)]
+        if ids:
+            store.reserve(receiver="test", key_ids=ids)
+        out = {}
+        for key_id in ids:
+            with store.take(key_id, receiver="test") as key:
+                out[key_id] = bytes(key)
+        return out
+
+
+def check_after_kill(site: StagedSite) -> None:
+    with open_store(site) as store:
+        store.verify_audit()
+        delivered = Counter(entry.key_id for entry in store.audit_entries() if entry.event == "deliver")
+        assert max(delivered.values(), default=0) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_fifty_kills_leave_both_stores_equal_and_no_key_out_twice(tmp_path: Path) -> None:
+    options = DemoOptions(
+        seed=3, duration_s=6.0, loss_db=6.0, misalignment=0.005, eavesdropper="none",
+        block_pulses=BLOCK_PULSES, blocks=0, keys_to_token=2, tls=False,
+    )  # fmt: skip
+    sites = stage_sites(tmp_path)
+    link = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "qkdhw_emulators.serve",
+            "--json",
+            "--seed",
+            "3",
+            "--loss-db",
+            "6",
+            "--misalignment",
+            "0.005",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    running: dict[str, SiteProcess] = {}
+    rng = random.Random(SEED)
+    try:
+        assert link.stdout is not None
+        urls = json.loads(link.stdout.readline())
+        port = free_port()
+        for role, site in sites.items():
+            channel = f'{"listen" if role == "transmitter" else "connect"} = "127.0.0.1:{port}"'
+            running[role] = SiteProcess(site, write_site_file(site, options, unit_url=urls[role], channel=channel))
+        for process in running.values():
+            process.wait_for("block")
+        for _ in range(KILLS):
+            victim = running[rng.choice(["transmitter", "receiver"])]
+            time.sleep(rng.uniform(0.0, 1.5))
+            victim.end(signal.SIGKILL)
+            check_after_kill(victim.site)
+            for process in running.values():
+                process.drain()
+            victim.start()
+            victim.wait_for("session")
+        for process in running.values():
+            process.drain()
+            process.wait_for("block")
+        assert running["receiver"].end(signal.SIGTERM) == 0, running["receiver"].log()
+        running["transmitter"].end(signal.SIGTERM)
+        blocks = {role: process.seen["block"] for role, process in running.items()}
+    finally:
+        for process in running.values():
+            if process.process.poll() is None:
+                process.end(signal.SIGKILL)
+        link.terminate()
+        link.communicate(timeout=10)
+    for site in sites.values():
+        check_after_kill(site)
+        with open_store(site) as store:
+            assert store.records(state=KeyState.PENDING) == []
+            assert store.records(state=KeyState.RESERVED) == []
+    transmitter, receiver = (ready_keys(sites[role]) for role in ("transmitter", "receiver"))
+    assert transmitter == receiver
+    assert len(transmitter) > 0
+    assert min(blocks.values()) > 1
