@@ -29,7 +29,7 @@ for entry_point in entry_points(group="qkdhw.commands"):
     app.add_typer(entry_point.load(), name=entry_point.name)
 
 
-def _print_version(value: bool) -> None:  # noqa: FBT001  (typer calls it so)
+def _print_version(value: bool) -> None:
     if value:
         sys.stdout.write(f"qkdhw {__version__}\n")
         raise typer.Exit
