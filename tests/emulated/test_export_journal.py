@@ -11,6 +11,7 @@ import time
 import uuid
 
 import pytest
+from pkcs11 import Attribute, KeyType, ObjectClass
 
 from qkdhw.errors import ExportError, HsmError, KeyAlreadyTakenError
 from qkdhw.export.journal import ExportJournal, export_key, recover
@@ -55,6 +56,27 @@ def test_recover_tells_done_from_burnt(softhsm, tmp_path):
             assert states(journal)[elsewhere] == "intent"
             assert recover(journal, token) == []
         assert {key.key_id for key in token.list_keys()} == {held, other}  # somebody else's key is left alone
+
+
+def test_unprotected_key_is_destroyed(softhsm, tmp_path):
+    softhsm.make_token("site-a")
+    value = os.urandom(32)
+    key = SecretBuffer(32)
+    key.copy_from(value)
+    with softhsm.open("site-a") as token, ExportJournal(tmp_path / "journal") as journal:
+        journal.record_intent(KEY_ID, token_serial=token.serial, check=import_check(KEY_ID, key))
+        readable = {
+            Attribute.SENSITIVE: False,
+            Attribute.EXTRACTABLE: True,
+            Attribute.SIGN: True,
+            Attribute.TOKEN: True,
+        }
+        readable |= {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.KEY_TYPE: KeyType.GENERIC_SECRET}
+        token._session.create_object(readable | {Attribute.ID: uuid.UUID(KEY_ID).bytes, Attribute.VALUE: value})
+        assert token.check_import(KEY_ID, import_check(KEY_ID, key)) == "weak"
+        (settled,) = recover(journal, token)
+        assert (settled.state, settled.reason) == ("burnt", "was not protected")
+        assert token.list_keys() == []
 
 
 def test_refused_import_stays_open_until_recover(softhsm, tmp_path):
