@@ -70,8 +70,8 @@ class AuthenticationAccount:
     """Deals out the authentication key of one site; a context manager around an open store.
 
     Sending: `draw_send`, then `mask_and_hash_key` once for it. Receiving: `check_receive`, `mask_and_hash_key`,
-    check the tag, then `accept_receive`. What was accepted is durable after `persist_receive_floor`; after a crash
-    before that, a recorded message could be accepted again, so every session's transcript must name its session.
+    check the tag, then `accept_receive`. Both ends are durable: neither a mask to send with nor a received message is
+    used a second time, not even after kill -9.
 
     Args:
         store: Open with its KEK, for writing; stays open as long as the account.
@@ -93,7 +93,6 @@ class AuthenticationAccount:
         self._chunk_next = 0
         self._chunk_end = 0
         self._drawn: set[MaskRef] = set()
-        self._accepted: dict[int, int] = {}
 
     # --- sending ----------------------------------------------------------------------------------------------
     def draw_send(self) -> MaskRef:
@@ -141,41 +140,30 @@ class AuthenticationAccount:
                 f"a message names authentication mask {segment_id}/{index}, which is not in use here",
                 remedy="Compare the blocks of both sites; if they agree, the message is forged.",
             )
-        if index <= self._floor(segment) or segment.sequence < self._newest(active):
+        if index <= segment.receive_floor or segment.sequence < _newest_received(active):
             raise AuthenticationError(
                 f"a message names authentication mask {segment_id}/{index}, which was used before",
                 remedy="The message is a repetition or out of order; end the session and start a new one.",
             )
 
     def accept_receive(self, segment_id: int, index: int) -> None:
-        """Note that a message with this mask had a right tag: no mask up to it is accepted any more.
+        """Note durably that a message with this mask had a right tag: no mask up to it is accepted any more.
+
+        Segments that are used up in both directions are erased.
 
         Raises:
             AuthenticationError: As `check_receive`.
+            KeyStoreError: If the store fails; then the message must not be acted on.
         """
         self.check_receive(segment_id, index)
-        self._accepted[segment_id] = index
-
-    def persist_receive_floor(self) -> None:
-        """Make what was accepted durable, and erase the segments that are used up.
-
-        Raises:
-            KeyStoreError: If the store fails.
-        """
         with self._store.database.transaction() as connection:
-            for segment_id, index in self._accepted.items():
-                connection.execute(
-                    "UPDATE segment SET receive_floor = MAX(receive_floor, ?) WHERE segment_id = ?",
-                    (index, segment_id),
-                )
+            connection.execute("UPDATE segment SET receive_floor = ? WHERE segment_id = ?", (index, segment_id))
             spent = self._spent_segments()
-            changes = [
-                segments.set_segment_state(connection, segment_id, SegmentState.SPENT, "spend", "")
-                for segment_id in spent
-            ]
+            changes = [segments.set_segment_state(connection, over, SegmentState.SPENT, "spend", "") for over in spent]
             self._store.audit_changes(connection, changes)
-        for segment_id in spent:
-            self._forget(segment_id)
+        for over in spent:
+            if over in self._unwrapped:
+                self._unwrapped.pop(over).close()
 
     def _spent_segments(self) -> list[int]:
         active = self._active()
@@ -186,7 +174,7 @@ class AuthenticationAccount:
             segment.segment_id
             for segment in active.values()
             if segment.send_reserved == segment.masks
-            and (segment.receive_floor == segment.masks - 1 or segment.sequence < self._newest(active))
+            and (segment.receive_floor == segment.masks - 1 or segment.sequence < _newest_received(active))
             and segment.segment_id not in in_use
         ]
 
@@ -243,22 +231,11 @@ class AuthenticationAccount:
     def available_receive_masks(self) -> int:
         """Count the masks of active segments that a message of the peer may still name."""
         active = self._active()
-        newest = self._newest(active)
-        return sum(s.masks - 1 - self._floor(s) for s in active.values() if s.sequence >= newest)
+        newest = _newest_received(active)
+        return sum(s.masks - 1 - s.receive_floor for s in active.values() if s.sequence >= newest)
 
     def _active(self) -> dict[int, SegmentRecord]:
         return {s.segment_id: s for s in self._store.segments(state=SegmentState.ACTIVE)}
-
-    def _floor(self, segment: SegmentRecord) -> int:
-        return max(segment.receive_floor, self._accepted.get(segment.segment_id, -1))
-
-    def _newest(self, active: dict[int, SegmentRecord]) -> int:
-        """Both sites use segments in the same order: once one was used, those before it are over."""
-        return max((s.sequence for s in active.values() if self._floor(s) >= 0), default=0)
-
-    def _forget(self, segment_id: int) -> None:
-        if segment_id in self._unwrapped:
-            self._unwrapped.pop(segment_id).close()
 
     def close(self) -> None:
         """Wipe the unwrapped segments; the store stays open. Closing twice is allowed."""
@@ -271,3 +248,8 @@ class AuthenticationAccount:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _newest_received(active: dict[int, SegmentRecord]) -> int:
+    """Both sites use segments in the same order: once one was used, those before it are over."""
+    return max((s.sequence for s in active.values() if s.receive_floor >= 0), default=0)

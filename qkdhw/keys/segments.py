@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from dataclasses import dataclass
 from enum import StrEnum, unique
@@ -48,7 +47,7 @@ class NewSegment:
     """A segment to be stored.
 
     Attributes:
-        segment_id: The same at both sites, 1 .. 2^32 - 1; `segment_id_of` makes one.
+        segment_id: 1 .. 2^32 - 1, the same at both sites, such as the number of the block it comes from.
         key: At least 64 bytes, a multiple of 32.
     """
 
@@ -80,12 +79,6 @@ class SegmentRecord:
     def masks(self) -> int:
         """Masks a direction."""
         return (self.size_bytes - 2 * HASH_KEY_BYTES) // (2 * MASK_BYTES)
-
-
-def segment_id_of(session: str, block_id: int) -> int:
-    """Name a block's segment so that both sites name it alike: 1 .. 2^32 - 1, from a hash."""
-    digest = hashlib.sha256(f"qkdhw segment {session}/{block_id}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") or 1
 
 
 def segment_associated_data(segment_id: int, size_bytes: int) -> bytes:

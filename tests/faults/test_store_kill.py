@@ -14,7 +14,7 @@ from qkdhw.errors import AuthenticationKeyExhaustedError
 from qkdhw.keys.account import AuthenticationAccount, install_start_key
 from qkdhw.keys.kek import create_kek_file, read_kek_file
 from qkdhw.keys.ledger import NewKey
-from qkdhw.keys.segments import NewSegment, segment_id_of
+from qkdhw.keys.segments import NewSegment, SegmentState
 from qkdhw.keys.store import SqliteKeyStore
 from qkdhw.model import KeyState
 from qkdhw.secret import SecretBuffer
@@ -44,6 +44,7 @@ class Worker:
         self.store = open_store(directory)
         self.account = AuthenticationAccount(self.store)
         self.session = f"run {run}"
+        self.first_segment_id = 1 + 10_000 * run
         self.fd = acknowledgements
 
     def acknowledge(self, *words: object) -> None:
@@ -59,6 +60,7 @@ class Worker:
             for record in self.store.reserve(receiver="bob", count=2):
                 self.take(record.key_id)
             self.draw_masks()
+            self.accept_messages()
             if block_id % 3 == 0:
                 self.burn_one()
 
@@ -71,7 +73,7 @@ class Worker:
                 block_id=block_id,
                 digest=hashlib.sha256(key_ids[0].encode()).digest(),
                 keys=[NewKey(key_id, key, {}) for key_id in key_ids],
-                segment=NewSegment(segment_id_of(self.session, block_id), share),
+                segment=NewSegment(self.first_segment_id + block_id, share),
             )
             self.acknowledge("state", "pending", *key_ids)
         self.store.activate_block(session=self.session, block_id=block_id)
@@ -90,6 +92,12 @@ class Worker:
             for part in self.account.mask_and_hash_key(drawn.segment_id, drawn.index, "transmitter"):
                 part.close()
             self.acknowledge("mask", drawn.segment_id, drawn.index)
+
+    def accept_messages(self) -> None:
+        segment = self.store.segments(state=SegmentState.ACTIVE)[-1]
+        for index in range(segment.receive_floor + 1, min(segment.receive_floor + 4, segment.masks)):
+            self.account.accept_receive(segment.segment_id, index)
+            self.acknowledge("accepted", segment.segment_id, index)
 
     def burn_one(self) -> None:
         key_id = self.store.records(state=KeyState.READY)[0].key_id
@@ -130,6 +138,7 @@ def test_kill_9(tmp_path):
     chance = random.Random(20)
     taken: list[str] = []
     masks: list[tuple[str, str]] = []
+    accepted: list[tuple[str, str]] = []
     at_least: dict[str, KeyState] = {}
     for run in range(KILLS):
         for kind, *words in run_and_kill(tmp_path, run, chance.uniform(0.0, 0.08)):
@@ -138,6 +147,8 @@ def test_kill_9(tmp_path):
                 at_least[words[0]] = KeyState.DELIVERED
             elif kind == "mask":
                 masks.append((words[0], words[1]))
+            elif kind == "accepted":
+                accepted.append((words[0], words[1]))
             else:
                 at_least.update(dict.fromkeys(words[1:], KeyState(words[0])))
         with open_store(tmp_path) as store:
@@ -146,6 +157,8 @@ def test_kill_9(tmp_path):
     assert len(taken) == len(set(taken)), "a key was delivered twice"
     assert len(masks) > KILLS
     assert len(masks) == len(set(masks)), "a mask was used twice"
+    assert len(accepted) > KILLS
+    assert len(accepted) == len(set(accepted)), "a message was accepted twice"
 
 
 def check_store(store: SqliteKeyStore, at_least: dict[str, KeyState], taken: list[str]) -> None:

@@ -21,7 +21,7 @@ from qkdhw.errors import (
 )
 from qkdhw.interfaces import KeyStore
 from qkdhw.keys.ledger import NewKey
-from qkdhw.keys.segments import NewSegment, SegmentState, segment_id_of
+from qkdhw.keys.segments import NewSegment, SegmentState
 from qkdhw.keys.store import SqliteKeyStore
 from qkdhw.model import KeyState
 from qkdhw.secret import SecretBuffer
@@ -58,7 +58,7 @@ def put_block(store, block_id=1, keys=2, session="s1", segment=True) -> list[str
             block_id=block_id,
             digest=b"transcript",
             keys=[NewKey(key_id, key, {"qber": 0.02}) for key_id in key_ids],
-            segment=NewSegment(segment_id_of(session, block_id), share) if segment else None,
+            segment=NewSegment(1000 + block_id, share) if segment else None,
         )
     return key_ids
 
@@ -218,7 +218,7 @@ def test_block_is_stored_whole_or_not_at_all(store):
         with pytest.raises(KeyStoreError, match="exists already"):
             store.put_block(block_id=1, keys=[good], **fields)
         with pytest.raises(KeyStoreError, match=r"segment .* exists already"):
-            store.put_block(block_id=2, keys=[good], segment=NewSegment(segment_id_of("s1", 1), share), **fields)
+            store.put_block(block_id=2, keys=[good], segment=NewSegment(1001, share), **fields)
         with pytest.raises(ValueError, match="32 bytes"):
             store.put_block(block_id=2, keys=[good], segment=NewSegment(5, key), **fields)
     assert (store.blocks(), store.records(), store.segments(), store.audit_entries()) == before
