@@ -20,7 +20,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw.errors import ClockAlignmentError
+from qkdhw.errors import ClockAlignmentError, NonMonotonicTimeError
 from qkdhw.events.clock import SlotClock
 from qkdhw.events.correlation import correlate_sync_frame
 from qkdhw.events.wiring import NOT_WIRED, Wiring
@@ -35,6 +35,7 @@ _TRACK_MAX_JUMP = 0.35  # of a slot; a larger jump may have changed the slot num
 _FIRST_WINDOW_EVENTS = 512
 _DRIFT_CONTRAST = 0.8
 _SPAN_S = Fraction(1, 4)
+_MAX_BINS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Alignment:
         clock: Reference slot is the first slot of the sync frame.
         significance: Gaussian standard deviations of the correlation, after all places looked at.
         matched: Clicks in the sync frame in the basis of preparation.
-        qber_estimate: Fraction of them with the wrong bit.
+        qber_estimate: Fraction of them with the wrong bit, dark counts within a quarter slot of the centre included.
     """
 
     clock: SlotClock
@@ -66,8 +67,10 @@ def recover_period(time_ticks: NDArray[np.int64], nominal_period_ticks: Fraction
         A clock with the right period and phase; its slot numbers are off by an unknown constant.
 
     Raises:
+        NonMonotonicTimeError: Time goes backwards.
         ClockAlignmentError: The times have no significant period in this range.
     """
+    check_ascending(time_ticks)
     ticks = np.ascontiguousarray(time_ticks)
     if len(ticks) < MIN_TRACKED_EVENTS:
         raise ClockAlignmentError(
@@ -122,6 +125,7 @@ def align_to_sync_frame(
         Clock, significance, and what the frame says about the error rate.
 
     Raises:
+        NonMonotonicTimeError: Time goes backwards.
         ClockAlignmentError: No significant period or no correlation of at least 6 standard deviations.
     """
     table = wiring.table[block.channel]
@@ -165,6 +169,7 @@ def track(clock: SlotClock, block: DetectionBlock, *, wiring: Wiring | None = No
         The corrected clock; the same clock if the chunk has too few clicks (256) to judge.
 
     Raises:
+        NonMonotonicTimeError: Time goes backwards.
         ClockAlignmentError: The clicks no longer follow the pulses, or the phase jumped so far that the slot number
             is in doubt.
     """
@@ -178,6 +183,7 @@ def track_times(clock: SlotClock, time_ticks: NDArray[np.int64]) -> SlotClock:
     """Do what `track` does, given the times of the clicks, int64 (n,), ascending."""
     if len(time_ticks) < MIN_TRACKED_EVENTS:
         return clock
+    check_ascending(time_ticks)
     found, _, log_p = _lock(clock, time_ticks, _TRACK_MAX_SLOPE)
     if sigma_of(log_p) < MIN_SIGMA:
         raise ClockAlignmentError(
@@ -199,9 +205,21 @@ def spans(time_ticks: NDArray[np.int64], tick_ps: Fraction) -> list[tuple[int, i
     if len(time_ticks) == 0:
         return []
     span_ticks = math.floor(_SPAN_S * PS_PER_S / tick_ps)
-    cuts = np.arange(int(time_ticks[0]) + span_ticks, int(time_ticks[-1]) + 1, span_ticks, dtype=np.int64)
-    edges = np.unique(np.concatenate(([0], np.searchsorted(time_ticks, cuts), [len(time_ticks)]))).tolist()
+    number = (time_ticks - time_ticks[0]) // span_ticks
+    edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(time_ticks)]
     return list(pairwise(edges))
+
+
+def check_ascending(time_ticks: NDArray[np.int64]) -> None:
+    """Raise NonMonotonicTimeError at the first event that is earlier than the one before it."""
+    backwards = time_ticks[1:] < time_ticks[:-1]
+    if backwards.any():
+        index = int(np.argmax(backwards)) + 1
+        raise NonMonotonicTimeError(
+            f"event {index} of {len(time_ticks)} is earlier than the one before it",
+            index=index,
+            remedy="Sort the stream by time first, or check the time tagger for overflows.",
+        )
 
 
 def sigma_of(log_p: float) -> float:
@@ -247,6 +265,11 @@ def _strongest_slope(
     span = int(elapsed[-1]) + 1
     width = max(1, min(int(1 / (8 * max_slope)), -(-span // 16)))
     bins = -(-span // width)
+    if bins > _MAX_BINS:
+        raise ClockAlignmentError(
+            f"{len(phase)} clicks lie {span} slots apart, too far for a clock that is off by {max_slope * 1e6:g} ppm",
+            remedy="Check the time tagger for jumps in time, or align on a shorter piece of the stream.",
+        )
     turn = np.exp(2j * np.pi * phase)
     index = elapsed // width
     folded = np.bincount(index, turn.real, bins) + 1j * np.bincount(index, turn.imag, bins)

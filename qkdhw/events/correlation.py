@@ -58,9 +58,13 @@ def correlate_sync_frame(
     places = int(slot[-1]) - begin + 1
     frame = np.conj(np.fft.fft(_SYMBOL[prepared], size)).astype(np.complex64)
     best = CorrelationPeak(slot=0, matched=0, wrong=0, log_p=0.0)
-    for base in range(begin, begin + places, step):
+    base = begin
+    while True:
         lo, hi = np.searchsorted(slot, (base, base + size))
+        if lo == len(slot):
+            break
         if lo == hi:
+            base = int(slot[lo]) - len(record) + 1  # no click, no correlation: go on where the frame meets one again
             continue
         at, kind = slot[lo:hi] - base, detector[lo:hi]
         place = _strongest_place(at, kind, frame, len(record), step)
@@ -71,6 +75,7 @@ def correlate_sync_frame(
             best = CorrelationPeak(slot=base + place, matched=matched, wrong=matched - right, log_p=log_p)
         if best.log_p < _CERTAIN_LOG_P:
             break
+        base += step
     return best
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from qkdhw._core.gating import gate_events, reset_state
 from qkdhw.errors import ClockAlignmentError, EventError, NonMonotonicTimeError
-from qkdhw.events.alignment import MIN_TRACKED_EVENTS, spans, track_times
+from qkdhw.events.alignment import MIN_TRACKED_EVENTS, check_ascending, spans, track_times
 from qkdhw.events.clock import ONE_TICK_Q32, SlotClock
 from qkdhw.events.wiring import NOT_WIRED, Wiring
 from qkdhw.model import DetectionBlock, EventKind
@@ -176,14 +176,7 @@ class Gate:
                 f"the tick changed from {self._tick_ps} ps to {block.tick_ps} ps in mid-stream",
                 remedy="Keep the time tagger's resolution while a link runs.",
             )
-        backwards = np.flatnonzero(np.diff(block.time_ticks) < 0)
-        if len(backwards):
-            index = int(backwards[0]) + 1
-            raise NonMonotonicTimeError(
-                f"event {index} of {len(block)} is earlier than the one before it",
-                index=index,
-                remedy="Sort the stream by time before gating, or check the time tagger for overflows.",
-            )
+        check_ascending(block.time_ticks)
         parts = []
         for begin, end in spans(block.time_ticks, self._tick_ps):
             part = slice(begin, end)

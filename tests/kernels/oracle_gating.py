@@ -2,10 +2,10 @@
 
 import numpy as np
 
-NAMES = (
-    "photons unwired before_start outside_window dead_time slots merged double_key double_test cross_basis loss_marks "
-    "click_0 click_1 click_2 click_3"
-).split()
+NAMES = [
+    *("photons", "unwired", "before_start", "outside_window", "dead_time", "slots", "merged"),
+    *("double_key", "double_test", "cross_basis", "loss_marks", "click_0", "click_1", "click_2", "click_3"),
+]
 
 
 def locate(ticks, clock):

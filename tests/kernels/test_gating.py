@@ -1,5 +1,7 @@
 """Gating equals its oracle in plain integers, in any cut of the stream, and never leaves exact arithmetic."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -12,9 +14,7 @@ WIRING = np.full(256, 255, np.uint8)
 WIRING[[1, 2, 3, 4]] = [0, 1, 2, 3]
 ONE = 1 << 32
 periods = st.one_of(st.integers(2 * ONE, 60 * ONE), st.integers(2 * ONE, (1 << 60) - 1))
-clocks = st.tuples(
-    st.integers(-(1 << 60), 1 << 60), st.integers(-(1 << 61), 1 << 61), st.integers(0, ONE - 1), periods
-)
+clocks = st.tuples(st.integers(-(1 << 60), 1 << 60), st.integers(-(1 << 61), 1 << 61), st.integers(0, ONE - 1), periods)
 times = st.one_of(st.integers(-(1 << 62) + 1, (1 << 62) - 1), st.integers(-1000, 1000))
 
 
@@ -35,10 +35,16 @@ def test_time_out_of_range_is_named():
 
 @pytest.mark.parametrize(
     "clock",
-    [(0, 0, 0, 2 * ONE - 1), (0, 0, 0, 1 << 60), (0, 0, ONE, 25 * ONE), (0, 0, -1, 25 * ONE), (1 << 61, 0, 0, 25 * ONE)],
+    [
+        (0, 0, 0, 2 * ONE - 1),
+        (0, 0, 0, 1 << 60),
+        (0, 0, ONE, 25 * ONE),
+        (0, 0, -1, 25 * ONE),
+        (1 << 61, 0, 0, 25 * ONE),
+    ],
 )
 def test_inexact_clocks_are_refused(clock):
-    with pytest.raises(ValueError, match="period_q32|phase_q32|out of range"):
+    with pytest.raises(ValueError, match=r"period_q32|phase_q32|out of range"):
         assign_slots(np.empty(0, np.int64), *clock, np.empty(0, np.int64), np.empty(0, np.int64))
 
 
@@ -91,7 +97,7 @@ def test_gating_equals_the_oracle_in_any_cut(stream, period, phase, first, width
     clock = (-5, start, phase, int(period * ONE))
     half_width = min(int(width * clock[3] / 2), clock[3] // 2 - 1)
     edges = [0, *sorted(min(c, len(events)) for c in cuts), len(events)]
-    chunks = [events[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    chunks = [events[a:b] for a, b in pairwise(edges)]
     want = gate(events, WIRING.tolist(), clock, first - 8, half_width, dead_time, random, bins)
     got = run(chunks, clock, first - 8, half_width, dead_time, random, bins)
     assert got == want
@@ -99,7 +105,7 @@ def test_gating_equals_the_oracle_in_any_cut(stream, period, phase, first, width
     drops = ("unwired", "before_start", "outside_window", "dead_time")
     assert counts["photons"] == sum(counts[d] for d in drops) + counts["slots"] + counts["merged"]
     slots = [slot for slot, _, _ in got[0]]
-    assert all(a < b for a, b in zip(slots[:-1], slots[1:], strict=True))
+    assert all(a < b for a, b in pairwise(slots))
 
 
 def simple(events, dead_time=0, random=b"\0" * 64):
@@ -149,7 +155,7 @@ def test_arrays_that_do_not_fit_are_refused(broken):
     sizes = [2, 256, 2, 2, 8, 15]
     sizes[broken] -= 1
     n_channel, n_wiring, n_out, n_random, n_state, n_counts = sizes
-    with pytest.raises(ValueError, match="must|need"):
+    with pytest.raises(ValueError, match=r"must|need"):
         gate_events(
             np.zeros(2, np.int64), np.zeros(n_channel, np.uint8), np.zeros(2, np.uint8), np.zeros(n_wiring, np.uint8),
             0, 0, 0, 25 * ONE, 0, ONE, 0, np.zeros(n_random + 1, np.uint8), False, np.zeros(n_state, np.int64),

@@ -64,7 +64,12 @@ def test_a_hostile_reply_is_refused_at_its_first_bad_byte(pairs):
 
 @pytest.mark.parametrize(
     ("slots", "basis", "record", "bad"),
-    [([3, 3], [0, 0], [0] * 5, 1), ([3, 2], [0, 0], [0] * 5, 1), ([1, 2], [0, 2], [0] * 5, 1), ([2], [0], [0, 0, 12], 0)],
+    [
+        ([3, 3], [0, 0], [0] * 5, 1),
+        ([3, 2], [0, 0], [0] * 5, 1),
+        ([1, 2], [0, 2], [0] * 5, 1),
+        ([2], [0], [0, 0, 12], 0),
+    ],
 )
 def test_the_transmitter_refuses_what_cannot_be(slots, basis, record, bad):
     done, *_ = transmitter(np.array(slots), np.array(basis, np.uint8), np.array(record, np.uint8), 0)

@@ -1,0 +1,169 @@
+"""The Gate over a stream: counts add up, the clock is followed, and nothing secret is printed."""
+
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from sync_stream import TICK_PS, Link, as_block, make_record, make_stream, piece
+
+from qkdhw.errors import ClockAlignmentError, EventError, NonMonotonicTimeError
+from qkdhw.events.alignment import align_to_sync_frame
+from qkdhw.events.clock import SlotClock
+from qkdhw.events.gating import Gate, GatedBlock, GatingStatistics
+from qkdhw.events.wiring import FOUR_DETECTORS, Wiring
+from qkdhw.model import Basis, DetectionBlock
+
+LINK = Link(clicks_hz=1e5, ppm=12.0, drift_per_s=1e-8, offset_s=0.02)
+
+
+@pytest.fixture(scope="module")
+def lit():
+    rng = np.random.default_rng(21)
+    record = make_record(rng, 20_000_000)
+    block, truth = make_stream(rng, LINK, record)
+    clock = align_to_sync_frame(piece(block, 0, 0.06), FOUR_DETECTORS, record[: 1 << 18], 0, Fraction(25)).clock
+    return record, block, truth, clock
+
+
+def gate(clock, *, window_ps=12_000, dead_time_ps=0, seed=1):
+    source = np.random.default_rng(seed)
+    return Gate(clock, FOUR_DETECTORS, window_ps, dead_time_ps, TICK_PS, random_bytes=source.bytes)
+
+
+def run(gate, block, cuts=()):
+    edges = [0, *cuts, len(block)]
+    parts = [gate.feed(as_block(block.time_ticks[a:b], block.channel[a:b])) for a, b in pairwise(edges)]
+    parts.append(gate.flush())
+    return tuple(np.concatenate([getattr(p, name) for p in parts]) for name in ("slot", "basis", "bit")), parts
+
+
+def check_sum(s, pending=0):
+    dropped = s.n_unwired + s.n_before_start + s.n_outside_window + s.n_dead_time
+    assert s.n_photons == dropped + s.n_slots + s.n_merged + pending
+
+
+def test_true_clicks_come_out_in_their_slots_with_their_bits(lit):
+    record, block, truth, clock = lit
+    g = gate(clock)
+    (slot, basis, bit), parts = run(g, block)
+    true_slots = truth[truth >= 0]
+    assert np.isin(true_slots, slot).mean() > 0.999
+    assert (np.diff(slot) > 0).all()
+    assert slot[0] >= 0
+    same = record[slot] >> 1 & 1 == basis
+    assert 0.01 < np.mean(bit[same] != record[slot][same] & 1) < 0.04
+    check_sum(g.statistics)
+    assert g.statistics == sum((p.statistics for p in parts), GatingStatistics())
+    assert g.statistics.n_photons == len(block)
+    assert g.residual_histogram.sum() == len(block)
+    assert g.residual_histogram[96:160].sum() > 0.98 * len(block)
+    assert float(g.clock.period_ticks / 25 - 1) == pytest.approx(12e-6 + 1e-8, abs=5e-9)
+
+
+@pytest.mark.parametrize("dead_time_ps", [0, 10_000_000])
+def test_chunks_change_no_outcome(lit, dead_time_ps):
+    _, block, _, clock = lit
+    short = piece(block, 0, 0.0215)  # fewer clicks than one correction of the clock needs
+    assert 50 < len(short) < 256
+    whole, _ = run(gate(clock, dead_time_ps=dead_time_ps), short)
+    for cuts in (range(1, len(short)), [7, 7, 30], [len(short) - 1]):
+        cut, _ = run(gate(clock, dead_time_ps=dead_time_ps), short, cuts)
+        assert [a.tolist() for a in cut] == [a.tolist() for a in whole]
+
+
+def test_many_small_chunks_follow_the_drift(lit):
+    _, block, truth, clock = lit
+    (slot, *_), _ = run(gate(clock), block, range(500, len(block), 500))
+    assert np.isin(truth[truth >= 0], slot).mean() > 0.999
+
+
+def test_dead_time_keeps_what_a_non_paralysable_rule_must(lit):
+    _, block, _, clock = lit
+    g = gate(clock, dead_time_ps=5_000_000)
+    run(g, block)
+    check_sum(g.statistics)
+    assert g.statistics.n_dead_time / g.statistics.n_photons == pytest.approx(1 - np.exp(-100_400 * 5e-6), abs=0.01)
+
+
+def test_the_gate_notices_when_the_light_goes(lit):
+    _, block, _, clock = lit
+    g = gate(clock)
+    g.feed(piece(block, 0, 0.3))
+    rng = np.random.default_rng(1)
+    dark = np.sort(rng.integers(150_000_000, 250_000_000, 5000))
+    with pytest.raises(ClockAlignmentError, match="no longer follow"):
+        g.feed(as_block(dark, rng.integers(1, 5, 5000).astype(np.uint8)))
+
+
+def test_a_few_dark_counts_are_no_reason_to_stop(lit):
+    _, block, _, clock = lit
+    g = gate(clock)
+    g.feed(piece(block, 0, 0.3))
+    before = g.clock
+    dark = np.sort(np.random.default_rng(1).integers(150_000_000, 250_000_000, 1000))
+    g.feed(as_block(dark, np.ones(1000, np.uint8)))
+    assert g.clock == before
+
+
+def test_the_clock_is_not_led_by_what_comes_before_the_first_pulse(lit):
+    *_, clock = lit
+    g = gate(clock)
+    dark = np.sort(np.random.default_rng(1).integers(0, 9_000_000, 6000))
+    g.feed(as_block(dark, np.ones(6000, np.uint8)))
+    assert g.statistics.n_before_start == 6000
+    assert g.clock == clock
+
+
+def test_doubles_are_counted_and_drawn_evenly():
+    clock = SlotClock.nominal(Fraction(25))
+    ticks = np.repeat(25 * np.arange(1, 101), 2)
+    key_double = as_block(ticks, np.tile(np.array([1, 2], np.uint8), 100))
+    g = gate(clock)
+    (slot, basis, bit), _ = run(g, key_double)
+    assert len(slot) == 100
+    assert not basis.any()
+    assert 30 < bit.sum() < 70
+    assert (g.statistics.n_double_key, g.statistics.n_merged, g.statistics.n_cross_basis) == (100, 100, 0)
+    assert (g.statistics.n_click_key_0, g.statistics.n_click_key_1) == (100, 100)
+
+
+def test_no_bit_is_printed_and_wiping_erases():
+    block = GatedBlock(np.arange(3), np.zeros(3, np.uint8), np.ones(3, np.uint8))
+    assert "bit=" not in repr(block)
+    block.wipe()
+    assert not block.bit.any()
+
+
+def test_a_stream_that_goes_back_or_changes_its_tick_is_refused():
+    g = gate(SlotClock.nominal(Fraction(25)))
+    one = np.ones(2, np.uint8)
+    with pytest.raises(NonMonotonicTimeError) as error:
+        g.feed(as_block(np.array([75, 50]), one))
+    assert error.value.index == 1
+    g.feed(as_block(np.array([75, 100]), one))
+    with pytest.raises(NonMonotonicTimeError):
+        g.feed(as_block(np.array([50, 200]), one))
+    with pytest.raises(EventError, match="tick changed"):
+        g.feed(DetectionBlock(np.array([300]), one[:1], one[:1] * 0, Fraction(1)))
+
+
+@pytest.mark.parametrize(("window_ps", "dead_time_ps"), [(0, 0), (50_000, 0), (1000, -1), (1000, 1 << 62)])
+def test_settings_that_do_not_fit_are_refused(window_ps, dead_time_ps):
+    with pytest.raises(ValueError, match="ps"):
+        gate(SlotClock.nominal(Fraction(25)), window_ps=window_ps, dead_time_ps=dead_time_ps)
+
+
+@pytest.mark.parametrize(
+    "detectors",
+    [
+        {1: (Basis.KEY, 0), 2: (Basis.KEY, 1), 3: (Basis.TEST, 0)},
+        {1: (Basis.KEY, 0), 2: (Basis.KEY, 1), 3: (Basis.TEST, 0), 4: (Basis.TEST, 0)},
+        {256: (Basis.KEY, 0), 2: (Basis.KEY, 1), 3: (Basis.TEST, 0), 4: (Basis.TEST, 1)},
+        {1: (Basis.KEY, 2), 2: (Basis.KEY, 1), 3: (Basis.TEST, 0), 4: (Basis.TEST, 1)},
+    ],
+    ids=["missing", "twice", "input", "bit"],
+)
+def test_wiring_names_each_detector_once(detectors):
+    with pytest.raises(ValueError, match="detector"):
+        Wiring(detectors)
