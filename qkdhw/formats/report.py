@@ -173,22 +173,21 @@ class EventCounter:
         if self._first is None:
             found.append("the file holds no events")
         if order.backward:
-            found.append(f"time goes back {order.backward} times, first at event {order.first_backward}")
+            found.append(f"steps back in time: {order.backward}, first at event {order.first_backward}")
         if order.repeated:
-            found.append(f"{order.repeated} events repeat the one before")
+            found.append(f"events equal to the one before: {order.repeated}")
         if tally.missing_records:
-            found.append(f"{tally.missing_records} records that the header promises are missing")
+            found.append(f"records that the header promises and the file lacks: {tally.missing_records}")
         if tally.trailing_bytes:
-            found.append(f"{tally.trailing_bytes} bytes follow the last record that counts")
+            found.append(f"bytes after the last record that counts: {tally.trailing_bytes}")
         if tally.invalid_records:
             found.append(
-                f"{tally.invalid_records} invalid records were skipped, "
-                f"first at byte {tally.first_invalid_offset_bytes}"
+                f"invalid records skipped: {tally.invalid_records}, first at byte {tally.first_invalid_offset_bytes}"
             )
         if tally.pattern_records.get(0):
-            found.append(f"{tally.pattern_records[0]} records name no input")
+            found.append(f"records that name no input: {tally.pattern_records[0]}")
         if self._missed:
-            found.append(f"the stream says that {self._missed} events were lost")
+            found.append(f"events lost, as the stream itself says: {self._missed}")
         if source.fine_tick_ps is not None and self._largest_fine * source.fine_tick_ps >= source.tick_ps:
             found.append(
                 f"the time since the sync reaches {float(self._largest_fine * source.fine_tick_ps) / PS_PER_NS:.3f} ns "

@@ -2,6 +2,7 @@
 
 import resource
 import struct
+import sys
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 
@@ -40,11 +41,14 @@ def write(path, name, n=100):
 def files_end_at(limit_bytes):
     """Let every write beyond a size fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python would cut the byte code of what is imported meanwhile, and never notice.
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = before
 
 
 @pytest.mark.parametrize("name", FORMATS)
