@@ -157,8 +157,10 @@ def test_hardware_fault_latches_until_its_cause_is_gone():
 
 
 def test_monitors():
-    fields = dict(pair.split("=") for pair in ask(EmulatedGenericTx(), "MON?").removeprefix("OK ").split(" "))
-    assert float(fields["mean_photon_number_0"]) == 0.5
+    unit = EmulatedGenericTx()
+    ask(unit, "CONF mean_photon_number 0.5,0.1,0.002")
+    fields = dict(pair.split("=") for pair in ask(unit, "MON?").removeprefix("OK ").split(" "))
+    assert [float(fields[f"mean_photon_number_{k}"]) for k in range(3)] == [0.5, 0.1, 0.002]
     assert set(fields) >= {"laser_bias_ma", "laser_temperature_c", "attenuator_db", "back_reflection_nw"}
 
 

@@ -177,7 +177,7 @@ def test_transmitter_settings_reach_the_light():
 
 
 def test_late_clicks_of_a_chunk_come_with_the_next_and_times_rise():
-    model = LinkModel(LinkParameters(jitter_ps=100_000.0, dead_time_ns=0.0), seed=1)
+    model = LinkModel(LinkParameters(jitter_ps=1e6, dead_time_ns=0.0, loss_db=0.0, detector_efficiency=1.0), seed=1)
     last = -1
     for _ in range(3):
         chunk = model.next_chunk()
