@@ -1,0 +1,143 @@
+"""Gating and sifting kernels against NumPy in one run: equal results, and a ratio in extra_info."""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from qkdhw._core.gating import gate_events, reset_state
+from qkdhw._core.sifting import decode_slots, encode_slots, sift_receiver, sift_transmitter
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
+from oracle_gating import gate_vectorised
+from oracle_sifting import sift_receiver as receiver_oracle
+from oracle_sifting import sift_transmitter as transmitter_oracle
+
+N = 2_000_000
+ONE = 1 << 32
+
+
+def best_s(kernel, oracle, rounds=5):
+    """Best time of each, taken in turns so that a busy machine slows both."""
+    times = ([], [])
+    for _ in range(rounds):
+        for call, kept in zip((kernel, oracle), times, strict=True):
+            start = time.perf_counter()
+            call()
+            kept.append(time.perf_counter() - start)
+    return min(times[0]), min(times[1])
+
+
+def record_ratio(benchmark, kernel, oracle):
+    ours_s, numpy_s = best_s(kernel, oracle)
+    ratio = numpy_s / ours_s
+    benchmark.extra_info.update(
+        ratio_to_numpy=round(ratio, 1),
+        mevents_per_s=round(N / ours_s / 1e6),
+        numpy_mevents_per_s=round(N / numpy_s / 1e6),
+    )
+    assert ratio > 1.0
+
+
+def test_bench_gating(benchmark):
+    rng = np.random.default_rng(1)
+    pulses = np.sort(rng.integers(0, 40_000_000, N))
+    dark = rng.random(N) < 0.1
+    ticks = np.sort(np.where(dark, rng.integers(0, 10**9, N), np.floor(25.0003 * pulses + 5 + rng.normal(0, 0.3, N))))
+    ticks = ticks.astype(np.int64)
+    channel = rng.integers(1, 5, N, dtype=np.uint8)
+    kind = np.zeros(N, np.uint8)
+    wiring = np.full(256, 255, np.uint8)
+    wiring[1:5] = range(4)
+    clock = (0, 4, 3 << 30, int(25.0003 * ONE))
+    half_width, dead_time = int(1.5 * ONE), 50 * ONE
+    random = rng.integers(0, 256, N // 2 + 2, dtype=np.uint8)
+    slot, basis, bit = np.empty(N + 1, np.int64), np.empty(N + 1, np.uint8), np.empty(N + 1, np.uint8)
+    state, counts, histogram = np.empty(8, np.int64), np.empty(15, np.int64), np.empty(256, np.int64)
+
+    def kernel():
+        reset_state(state)
+        counts.fill(0)
+        histogram.fill(0)
+        return gate_events(
+            ticks, channel, kind, wiring, *clock, -(1 << 60), half_width, dead_time, random, True, state, slot, basis,
+            bit, counts, histogram,
+        )  # fmt: skip
+
+    def oracle():
+        return gate_vectorised(ticks, channel, wiring, clock, half_width, dead_time, random, 256)
+
+    assert benchmark(kernel) == N
+    want = oracle()
+    n = int(state[7])
+    assert n > N // 10
+    for got, expected in zip((slot[:n], basis[:n], bit[:n]), want, strict=False):
+        np.testing.assert_array_equal(got, expected)
+    assert np.abs(histogram - want[3]).sum() <= N // 1000  # NumPy has no 128-bit product: bins differ at their edges
+    record_ratio(benchmark, kernel, oracle)
+
+
+def sifting_input():
+    rng = np.random.default_rng(2)
+    record = rng.integers(0, 12, 40_000_000, dtype=np.uint8)
+    slot = np.unique(rng.integers(0, len(record), N + N // 20))[:N]
+    return record, slot, rng.integers(0, 2, N, dtype=np.uint8), rng.integers(0, 2, N, dtype=np.uint8)
+
+
+def cut(outs, counts):
+    return [out[: counts[i % 2]] for i, out in enumerate(outs)]
+
+
+def test_bench_sift_transmitter(benchmark):
+    record, slot, basis, _ = sifting_input()
+    outs = [np.empty(N, np.uint8) for _ in range(5)]
+    counts = np.zeros(2, np.int64)
+
+    def kernel():
+        return sift_transmitter(slot, basis, record, 0, *outs, counts)
+
+    def oracle():
+        return transmitter_oracle(slot, basis, record, 0)
+
+    assert benchmark(kernel) == N
+    reply, want = oracle()
+    np.testing.assert_array_equal(outs[0], reply)
+    for got, expected in zip(cut(outs[1:], counts), want, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    record_ratio(benchmark, kernel, oracle)
+
+
+def test_bench_sift_receiver(benchmark):
+    record, slot, basis, bit = sifting_input()
+    reply, _ = transmitter_oracle(slot, basis, record, 0)
+    outs = [np.empty(N, np.uint8) for _ in range(4)]
+    counts = np.zeros(2, np.int64)
+
+    def kernel():
+        return sift_receiver(basis, bit, reply, *outs, counts)
+
+    def oracle():
+        return receiver_oracle(bit, reply)
+
+    assert benchmark(kernel) == N
+    for got, expected in zip(cut(outs, counts), oracle(), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    record_ratio(benchmark, kernel, oracle)
+
+
+def test_bench_slot_coding(benchmark):
+    """No vectorised form to compare with: the rate is recorded, and the round trip is exact."""
+    _, slot, *_ = sifting_input()
+    data = np.empty(9 * N, np.uint8)
+    back = np.empty(N, np.int64)
+
+    def both():
+        size = encode_slots(slot, 0, data)
+        return size, decode_slots(data[:size], 0, back)
+
+    size, read = benchmark(both)
+    assert read == size
+    np.testing.assert_array_equal(back, slot)
+    ours_s, _ = best_s(both, lambda: None)
+    benchmark.extra_info.update(mevents_per_s=round(N / ours_s / 1e6), bits_per_event=round(8 * size / N, 2))
