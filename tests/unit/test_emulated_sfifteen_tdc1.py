@@ -110,6 +110,11 @@ def test_encoder_keeps_times_and_never_leaves_a_gap_above_140_ms(ticks, cuts):
     assert (np.diff([0, *got, end]) <= DUMMY_TICKS + 1).all()
 
 
+def test_no_dummy_in_the_tick_of_an_event():
+    words = EventEncoder(0).encode(np.array([DUMMY_TICKS]), np.array([3], np.uint8), DUMMY_TICKS + 1)
+    assert decode(words) == ([DUMMY_TICKS], [3])
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 200_000_000), max_size=5).map(sorted), st.integers(1, 400))
 def test_encoder_ends_with_the_gate(ticks, gate_ms):
@@ -137,7 +142,7 @@ def test_stream_of_a_dark_unit_is_dark_counts_and_dummies_and_ends_with_the_gate
 def test_abort_ends_the_stream_and_what_follows_is_text():
     unit = EmulatedSFifteenTdc1()
     unit.receive(b"time 0;timestamp;counts?;")
-    assert read(unit, 64)
+    assert len(unit.read_stream(7)) == 4
     assert unit.receive(b"abort;status?;") == b"0000 \r\n"
     assert unit.read_stream(4096) == b""
     unit.receive(b"counts?;")
