@@ -341,7 +341,6 @@ class _Site:
     def _finish_block(self, peer: Peer, result: BlockResult, extra: dict[str, Any]) -> None:
         self._done += 1
         self.progressed = True
-        self._account.persist_receive_floor()
         self._emit({"event": "block", "statistics": asdict(result.statistics), **extra})
         count = min(self._config.protocol.keys_per_block_to_token, len(result.key_ids))
         if count and self._handover is not None:
