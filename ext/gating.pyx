@@ -221,14 +221,12 @@ cdef struct OpenSlot:
     int64_t live
 
 
-cdef inline int close_slot(
-    OpenSlot* open_slot, Py_ssize_t* n_out, Py_ssize_t* n_random, const uint8_t[::1] random_bytes,
-    int64_t[::1] slot, uint8_t[::1] basis, uint8_t[::1] bit, int64_t[::1] counts,
+cdef int draw_outcome(
+    OpenSlot* current, Py_ssize_t k, Py_ssize_t* n_random, const uint8_t[::1] random_bytes, uint8_t[::1] basis,
+    uint8_t[::1] bit, int64_t[::1] counts,
 ) except -1 nogil:
-    """Write the outcome of the open slot: always written, kept by advancing the index."""
-    cdef int64_t mask = open_slot.mask
-    cdef int64_t keep = open_slot.is_open & open_slot.live
-    cdef int64_t dead = open_slot.is_open & (open_slot.live ^ 1)
+    """Choose basis, then bit, of a live slot with several clicks; arithmetic only, whichever detectors they were."""
+    cdef int64_t mask = current.mask
     cdef int64_t random = random_bytes[n_random[0]]
     cdef int64_t in_key = (mask | mask >> 1) & 1
     cdef int64_t in_test = (mask >> 2 | mask >> 3) & 1
@@ -236,18 +234,32 @@ cdef inline int close_slot(
     cdef int64_t chosen = (cross & random) | ((cross ^ 1) & in_test)
     cdef int64_t pair = mask >> (2 * chosen)
     cdef int64_t both = pair & (pair >> 1) & 1
-    cdef Py_ssize_t k = n_out[0]
-    slot[k] = open_slot.slot
     basis[k] = <uint8_t>chosen
     bit[k] = <uint8_t>((pair >> 1) & ((pair ^ 1) | (random >> 1)) & 1)
-    n_out[0] = k + keep
-    n_random[0] += keep & (cross | both)
-    counts[COUNT_SLOTS] += keep
-    counts[COUNT_MERGED] += keep * (open_slot.clicks - 1)
-    counts[COUNT_DEAD_TIME] += dead * open_slot.clicks
-    counts[COUNT_DOUBLE_KEY] += keep & both & (chosen ^ 1)
-    counts[COUNT_DOUBLE_TEST] += keep & both & chosen
-    counts[COUNT_CROSS_BASIS] += keep & cross
+    n_random[0] += cross | both
+    counts[COUNT_MERGED] += current.clicks - 1
+    counts[COUNT_DOUBLE_KEY] += both & (chosen ^ 1)
+    counts[COUNT_DOUBLE_TEST] += both & chosen
+    counts[COUNT_CROSS_BASIS] += cross
+    return 0
+
+
+cdef inline int close_slot(
+    OpenSlot* current, Py_ssize_t* n_out, Py_ssize_t* n_random, const uint8_t[::1] random_bytes,
+    int64_t[::1] slot, uint8_t[::1] basis, uint8_t[::1] bit, int64_t[::1] counts,
+) except -1 nogil:
+    """Write the outcome of the open slot, if it is live."""
+    cdef Py_ssize_t k = n_out[0]
+    if not current.live:
+        counts[COUNT_DEAD_TIME] += current.clicks
+        return 0
+    slot[k] = current.slot
+    if current.clicks == 1:
+        basis[k] = (current.mask > 3)
+        bit[k] = (current.mask >> 1 | current.mask >> 3) & 1
+    else:
+        draw_outcome(current, k, n_random, random_bytes, basis, bit, counts)
+    n_out[0] = k + 1
     return 0
 
 
@@ -258,7 +270,7 @@ cdef Py_ssize_t gate_all(
     int64_t[::1] slot, uint8_t[::1] basis, uint8_t[::1] bit, int64_t[::1] counts, int64_t[::1] histogram,
 ) except -1 nogil:
     cdef Py_ssize_t i, n_out = 0, n_random = 0
-    cdef int64_t ticks, here, residual, last = state[STATE_LAST_CLICK_TICKS]
+    cdef int64_t ticks, here, residual, photons = 0, last = state[STATE_LAST_CLICK_TICKS]
     cdef int64_t half = clock.period_q32 >> 1
     cdef uint64_t rest
     cdef uint64_t bins_q64 = <uint64_t>((<uint128>histogram.shape[0] << 64) / <uint128>clock.period_q32)
@@ -270,16 +282,16 @@ cdef Py_ssize_t gate_all(
     current.clicks = state[STATE_CLICKS]
     current.live = state[STATE_LIVE]
     for i in range(time_ticks.shape[0]):
+        ticks = time_ticks[i]
         if kind[i] != KIND_PHOTON and not (KIND_GAP_BEGIN <= kind[i] <= KIND_CLOCK_ERROR):
             continue
-        ticks = time_ticks[i]
         if ticks < last or ticks <= NEVER or ticks >= TIME_LIMIT:
             return i
         if kind[i] != KIND_PHOTON:
             counts[COUNT_LOSS_MARKS] += 1
             last = ticks
             continue
-        counts[COUNT_PHOTONS] += 1
+        photons += 1
         detector = wiring[channel[i]]
         if detector == UNWIRED:
             counts[COUNT_UNWIRED] += 1
@@ -293,9 +305,10 @@ cdef Py_ssize_t gate_all(
             counts[COUNT_OUTSIDE_WINDOW] += 1
         else:
             if here != current.slot or not current.is_open:
-                if current.is_open and here < current.slot:
-                    return i
-                close_slot(&current, &n_out, &n_random, random_bytes, slot, basis, bit, counts)
+                if current.is_open:
+                    if here < current.slot:
+                        return i
+                    close_slot(&current, &n_out, &n_random, random_bytes, slot, basis, bit, counts)
                 current.is_open = 1
                 current.slot = here
                 current.mask = 0
@@ -308,9 +321,11 @@ cdef Py_ssize_t gate_all(
             current.clicks += 1
             counts[COUNT_CLICKS + (detector & 3)] += 1
         last = ticks
-    if flush:
+    if flush and current.is_open:
         close_slot(&current, &n_out, &n_random, random_bytes, slot, basis, bit, counts)
         current.is_open = 0
+    counts[COUNT_PHOTONS] += photons
+    counts[COUNT_SLOTS] += n_out
     state[STATE_OPEN] = current.is_open
     state[STATE_SLOT] = current.slot
     state[STATE_MASK] = current.mask
