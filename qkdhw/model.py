@@ -68,7 +68,7 @@ class UnitStatus:
 
 @dataclass(frozen=True, slots=True)
 class DetectionBlock:
-    """Detection events in the order in which the instrument sent them.
+    """Detection events in the order in which the instrument sent them. They are raw key: the repr shows none.
 
     Attributes:
         time_ticks: int64 (n,), exact time in ticks since the stream's start.
@@ -80,11 +80,11 @@ class DetectionBlock:
         missed: Number of events that the stream itself says were lost in this block.
     """
 
-    time_ticks: NDArray[np.int64]
-    channel: NDArray[np.uint8]
-    kind: NDArray[np.uint8]
+    time_ticks: NDArray[np.int64] = field(repr=False)
+    channel: NDArray[np.uint8] = field(repr=False)
+    kind: NDArray[np.uint8] = field(repr=False)
     tick_ps: Fraction
-    fine_ticks: NDArray[np.uint16] | None = None
+    fine_ticks: NDArray[np.uint16] | None = field(default=None, repr=False)
     fine_tick_ps: Fraction | None = None
     missed: int = 0
 
@@ -94,7 +94,7 @@ class DetectionBlock:
 
 @dataclass(frozen=True, slots=True)
 class PreparationBlock:
-    """What a transmitter unit prepared, pulse by pulse.
+    """What a transmitter unit prepared, pulse by pulse. It is raw key: the repr shows none.
 
     Attributes:
         first_pulse_index: Index of the first pulse since start.
@@ -103,7 +103,7 @@ class PreparationBlock:
     """
 
     first_pulse_index: int
-    record: NDArray[np.uint8]
+    record: NDArray[np.uint8] = field(repr=False)
 
     def __len__(self) -> int:
         return int(self.record.shape[0])

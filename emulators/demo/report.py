@@ -133,7 +133,8 @@ def _plot_blocks(axes: Axes, summary: Summary) -> None:
     right.set_ylim(bottom=0)
     right.set_ylabel("secret key rate (kbit/s)")
     right.legend(loc="lower right")
-    axes.legend(loc="upper right")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper right")
 
 
 def _plot_bits(axes: Axes, summary: Summary) -> None:

@@ -56,7 +56,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=os.environ | HARDENING | environment,
+                env={**os.environ, **HARDENING, **environment},
                 text=True,
             )
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -121,7 +121,7 @@ def run_demo(options: DemoOptions, folder: Path, follow: Callable[[str, Event], 
         sink: Sink = queue.Queue()
         link = stack.enter_context(_Process("link", _link_command(options), {}, folder / "link.log", sink))
         urls = _first_event(link, sink, lambda event: "transmitter" in event and "receiver" in event, tell)
-        processes = {}
+        processes: dict[str, _Process] = {}
         channel = 'listen = "127.0.0.1:0"'
         for role, site in sites.items():
             path = write_site_file(site, options, unit_url=urls[role], channel=channel)

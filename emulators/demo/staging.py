@@ -11,15 +11,15 @@ from pathlib import Path
 
 from qkdhw.errors import ConfigurationError, HsmError
 from qkdhw.export.modules import find_modules
-from qkdhw.keys.account import install_start_key
+from qkdhw.keys.account import Role, install_start_key
 from qkdhw.keys.kek import create_kek_file, read_kek_file
 from qkdhw.keys.store import SqliteKeyStore
 from qkdhw.pki.demo_ca import create_demo_ca
 from qkdhw.secret import SecretBuffer
 
 START_KEY_BYTES = 64 * 1024
-SITES = {"transmitter": "alice.qkd.test", "receiver": "bob.qkd.test"}
-OTHER = {"transmitter": "receiver", "receiver": "transmitter"}
+SITES: dict[Role, str] = {"transmitter": "alice.qkd.test", "receiver": "bob.qkd.test"}
+OTHER: dict[Role, Role] = {"transmitter": "receiver", "receiver": "transmitter"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,12 @@ class StagedSite:
         environment: What its process needs in its environment.
     """
 
-    role: str
+    role: Role
     folder: Path
     environment: dict[str, str]
 
 
-def stage_sites(folder: Path) -> dict[str, StagedSite]:
+def stage_sites(folder: Path) -> dict[Role, StagedSite]:
     """Make both sites' stores, tokens and identities under `folder`; the start key is in memory only.
 
     Raises:

@@ -84,7 +84,7 @@ def _totals(blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _keys_in_store(run: DemoRun, role: str) -> int:
-    counts = next((event["counts"] for event in reversed(run.of(role, "end"))), {})
+    counts: Mapping[str, int] = next((event["counts"] for event in reversed(run.of(role, "end"))), {})
     return sum(counts.get(state, 0) for state in ("ready", "reserved", "delivered"))
 
 

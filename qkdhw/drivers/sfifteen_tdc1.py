@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from qkdhw._core.tdc1 import decode_tdc1
+from qkdhw._core import tdc1 as kernels
 from qkdhw.errors import (
     ConfigurationError,
     EventOverflowError,
@@ -239,7 +239,7 @@ class SFifteenTdc1:
         time_ticks = np.empty(capacity, np.int64)
         channel = np.empty(capacity, np.uint8)
         kind = np.empty(capacity, np.uint8)
-        n_events, n_words, bad = decode_tdc1(self._words, self._clock, time_ticks, channel, kind)
+        n_events, n_words, bad = kernels.decode_tdc1(self._words, self._clock, time_ticks, channel, kind)
         if bad >= 0:
             self._words.clear()
             self._break_stream()

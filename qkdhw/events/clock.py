@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw._core.gating import assign_slots, check_clock
+from qkdhw._core import gating as kernels
 
 ONE_TICK_Q32 = 1 << 32
 
@@ -42,7 +42,7 @@ class SlotClock:
     period_q32: int
 
     def __post_init__(self) -> None:
-        check_clock(self.ref_slot, self.ref_ticks, self.phase_q32, self.period_q32)
+        kernels.check_clock(self.ref_slot, self.ref_ticks, self.phase_q32, self.period_q32)
 
     @classmethod
     def nominal(cls, period_ticks: Fraction, *, ref_slot: int = 0, ref_ticks: int = 0) -> Self:
@@ -93,7 +93,7 @@ class SlotClock:
         """
         slot = np.empty(len(time_ticks), np.int64)
         residual_q32 = np.empty(len(time_ticks), np.int64)
-        done = assign_slots(
+        done = kernels.assign_slots(
             time_ticks, self.ref_slot, self.ref_ticks, self.phase_q32, self.period_q32, slot, residual_q32
         )
         if done != len(time_ticks):

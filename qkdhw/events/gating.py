@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw._core.gating import gate_events, reset_state
+from qkdhw._core import gating as kernels
 from qkdhw.errors import ClockAlignmentError, EventError, NonMonotonicTimeError
 from qkdhw.events.alignment import MIN_TRACKED_EVENTS, check_ascending, spans, track_times
 from qkdhw.events.clock import ONE_TICK_Q32, SlotClock
@@ -136,7 +136,7 @@ class Gate:
         self._random_bytes = random_bytes
         self._random = np.empty(0, np.uint8)
         self._state = np.empty(_STATE_SIZE, np.int64)
-        reset_state(self._state)
+        kernels.reset_state(self._state)
         self._histogram = np.zeros(HISTOGRAM_BINS, np.int64)
         self._untracked = np.empty(0, np.int64)
         self._statistics = GatingStatistics()
@@ -223,7 +223,7 @@ class Gate:
             fresh = np.frombuffer(self._random_bytes(missing), np.uint8)
             self._random = np.concatenate((self._random, fresh))
         c = self._clock
-        done = gate_events(
+        done = kernels.gate_events(
             ticks, channel, kind, self._wiring.table,
             c.ref_slot, c.ref_ticks, c.phase_q32, c.period_q32,
             self._first_slot, self._half_width_q32, self._dead_time_q32, self._random, flush,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw._core.toeplitz import toeplitz_hash
+from qkdhw._core import toeplitz as kernels
 from qkdhw.secret import SecretBuffer
 
 
@@ -50,5 +50,5 @@ def amplify(bits: NDArray[np.uint8], seed: bytes, length_bits: int) -> SecretBuf
     if len(seed) != (seed_bits(bits.size, length_bits) + 7) // 8:
         raise ValueError("the seed must have ceil((n + m - 1) / 8) bytes")
     key = SecretBuffer(length_bits // 8)
-    toeplitz_hash(np.ascontiguousarray(bits), seed, key)
+    kernels.toeplitz_hash(np.ascontiguousarray(bits), seed, key)
     return key

@@ -19,7 +19,7 @@ import hmac
 import struct
 from typing import Literal, Protocol
 
-from qkdhw._core.gf128 import polynomial_hash
+from qkdhw._core import gf128 as kernels
 from qkdhw.errors import AuthenticationError
 from qkdhw.secret import SecretBuffer
 
@@ -165,7 +165,7 @@ class Authenticator:
         tag = bytearray(TAG_BYTES)
         mask, hash_key = self._account.mask_and_hash_key(segment_id, index, sender)
         with mask, hash_key:
-            polynomial_hash(hash_key, data, tag)
+            kernels.polynomial_hash(hash_key, data, tag)
             with memoryview(mask) as mask_bytes:
                 for k in range(TAG_BYTES):
                     tag[k] ^= mask_bytes[k]

@@ -406,9 +406,9 @@ class ReceiverExchange(_Exchange):
         request = self._sink.receive(message.parts[0])
         if request is not None:
             return [Message(MessageKind.REQUEST, parts=(request,))]
-        self._key.fill(0)
-        self._key, self._n_errors = self._sink.corrected, int(self._sink.n_errors)
-        self._leak_bits = int(self._sink.leak_bits)
+        self._n_errors, self._leak_bits = int(self._sink.n_errors), int(self._sink.leak_bits)
+        uncorrected, self._key = self._key, self._sink.corrected
+        uncorrected.fill(0)
         self.state = State.AWAIT_VERIFY
         return [Message(MessageKind.CORRECTED, {"n_errors": self._n_errors, "leak_bits": self._leak_bits})]
 

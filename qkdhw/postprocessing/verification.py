@@ -11,7 +11,7 @@ import hmac
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw._core.gf128 import polynomial_hash
+from qkdhw._core import gf128 as kernels
 from qkdhw.errors import VerificationError
 
 SEED_BYTES = 16
@@ -54,7 +54,7 @@ def verification_tag(bits: NDArray[np.uint8], seed: bytes) -> bytes:
     packed[:8] = np.frombuffer(bits.size.to_bytes(8, "little"), np.uint8)
     packed[8:] = np.packbits(bits)
     full = bytearray(16)
-    polynomial_hash(seed, packed, full)
+    kernels.polynomial_hash(seed, packed, full)
     packed.fill(0)
     return bytes(full[: TAG_BITS // 8])
 
