@@ -116,14 +116,18 @@ def run_and_kill(directory: Path, run: int, after_s: float) -> list[list[str]]:
         finally:
             os._exit(1)
     os.close(writing)
-    with os.fdopen(reading, "rb") as acknowledgements:
-        first = acknowledgements.readline()
-        time.sleep(after_s)
-        os.kill(pid, signal.SIGKILL)
-        rest = acknowledgements.read()
+    first = os.read(reading, 65536)
+    time.sleep(after_s)
+    os.kill(pid, signal.SIGKILL)
+    acknowledgements = read_acknowledgements(reading, first)
     _, status = os.waitpid(pid, 0)
     assert os.WIFSIGNALED(status), "the worker ended by itself"
-    return [line.split() for line in (first + rest).decode().splitlines()]
+    return acknowledgements
+
+
+def read_acknowledgements(fd: int, first: bytes = b"") -> list[list[str]]:
+    with os.fdopen(fd, "rb") as rest:
+        return [line.split() for line in (first + rest.read()).decode().splitlines()]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -136,37 +140,39 @@ def test_kill_9(tmp_path):
     ):
         install_start_key(store, start, role="transmitter")
     chance = random.Random(20)
-    taken: list[str] = []
-    masks: list[tuple[str, str]] = []
-    accepted: list[tuple[str, str]] = []
-    at_least: dict[str, KeyState] = {}
+    acknowledgements: list[list[str]] = []
     for run in range(KILLS):
-        for kind, *words in run_and_kill(tmp_path, run, chance.uniform(0.0, 0.08)):
-            if kind == "taken":
-                taken.append(words[0])
-                at_least[words[0]] = KeyState.DELIVERED
-            elif kind == "mask":
-                masks.append((words[0], words[1]))
-            elif kind == "accepted":
-                accepted.append((words[0], words[1]))
-            else:
-                at_least.update(dict.fromkeys(words[1:], KeyState(words[0])))
+        acknowledgements += run_and_kill(tmp_path, run, chance.uniform(0.0, 0.08))
         with open_store(tmp_path) as store:
-            check_store(store, at_least, taken)
-    assert len(taken) > KILLS
-    assert len(taken) == len(set(taken)), "a key was delivered twice"
-    assert len(masks) > KILLS
-    assert len(masks) == len(set(masks)), "a mask was used twice"
-    assert len(accepted) > KILLS
-    assert len(accepted) == len(set(accepted)), "a message was accepted twice"
+            check_store(store, acknowledgements)
+    for kind in ("taken", "mask", "accepted"):
+        assert sum(words[0] == kind for words in acknowledgements) > KILLS
 
 
-def check_store(store: SqliteKeyStore, at_least: dict[str, KeyState], taken: list[str]) -> None:
+def check_store(store: SqliteKeyStore, acknowledgements: list[list[str]]) -> None:
+    """Hold a store that was opened after a crash against everything that was ever acknowledged."""
+    at_least: dict[str, KeyState] = {}
+    once: dict[str, list[tuple[str, ...]]] = {"taken": [], "mask": [], "accepted": []}
+    for kind, *words in acknowledgements:
+        if kind == "state":
+            at_least.update(dict.fromkeys(words[1:], KeyState(words[0])))
+        else:
+            once[kind].append(tuple(words))
+    at_least.update(dict.fromkeys((key_id for key_id, _ in once["taken"]), KeyState.DELIVERED))
+    assert len(once["taken"]) == len(set(once["taken"])), "a key was delivered twice"
+    assert len(once["mask"]) == len(set(once["mask"])), "a mask was used twice"
+    assert len(once["accepted"]) == len(set(once["accepted"])), "a message was accepted twice"
     records = {record.key_id: record for record in store.records()}
     assert at_least.keys() <= records.keys(), "an acknowledged key is lost"
     for key_id, state in at_least.items():
         assert ORDER.index(records[key_id].state) >= ORDER.index(state), "an acknowledged change is lost"
-    assert {records[key_id].state for key_id in taken} <= {KeyState.DELIVERED}
-    assert store.database.connection.execute(HALF_DONE).fetchone() == (0,), "a block is half done"
-    assert store.database.connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert all(records[key_id].state is KeyState.DELIVERED for key_id, _ in once["taken"])
+    segments = {str(segment.segment_id): segment for segment in store.segments()}
+    for segment_id, index in once["mask"]:
+        assert segments[segment_id].send_reserved > int(index), "a mask could be used again"
+    for segment_id, index in once["accepted"]:
+        assert segments[segment_id].receive_floor >= int(index), "a message could be accepted again"
+    connection = store.database.connection
+    assert connection.execute(HALF_DONE).fetchone() == (0,), "a block is half done"
+    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",), "the file is damaged"
     store.verify_audit()
