@@ -69,3 +69,10 @@ def test_reports_name_what_is_wrong():
     assert (tdc2.pattern_records[0b0101], tdc2.pattern_records[0b1110]) == (1, 1)
     assert tdc2.backward_steps == 1
     assert tdc2.first_backward_index == np.flatnonzero(np.diff([t for t, k in zip(*whole("tdc2.a1.ts")[0:3:2], strict=True) if k == 0]) < 0)[0] + 1  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_report_does_not_depend_on_the_block_size(name):
+    whole_file = report_events(open_events(FOLDER / name))
+    assert whole_file == report_events(open_events(FOLDER / name), max_events=1)
+    assert whole_file == report_events(open_events(FOLDER / name), max_events=7)
