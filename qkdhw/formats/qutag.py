@@ -47,21 +47,20 @@ def open_qutag(path: Path, *, raw: bool = False, tolerant: bool = False) -> Even
         tolerant: Accept a file that is cut short and skip impossible records, and count both.
 
     Raises:
-        EventFormatError: Wrong magic, a cut header, or a record cut in the middle.
+        EventFormatError: Wrong magic, a cut header, or a file shorter than its header says or cut within a record.
         EventError: The file cannot be read.
 
     Source: quTAG manual, file formats.
     """
     size_bytes = file_size_bytes(path)
-    header: dict[str, object] = {}
-    data_bytes = 0
-    if not raw:
-        data_bytes = HEADER.size
-        header["file_bytes"] = _read_file_bytes(path)
+    data_bytes = 0 if raw else HEADER.size
+    promised_bytes = 0 if raw else _read_file_bytes(path)
     records, trailing_bytes = divmod(size_bytes - data_bytes, RECORD.itemsize)
-    if trailing_bytes and not tolerant:
+    missing_bytes = max(0, promised_bytes - size_bytes)
+    if (trailing_bytes or missing_bytes) and not tolerant:
+        promise = f" and the header promises {promised_bytes}" if missing_bytes else ", within a record"
         raise EventFormatError(
-            f"{path}: the last record is cut at byte {size_bytes}",
+            f"{path} ends at byte {size_bytes}{promise}",
             offset_bytes=size_bytes - trailing_bytes,
             remedy=TOLERANT_REMEDY,
         )
@@ -70,9 +69,16 @@ def open_qutag(path: Path, *, raw: bool = False, tolerant: bool = False) -> Even
         format="qutag-raw" if raw else "qutag",
         tick_ps=TICK_PS,
         fine_tick_ps=None,
-        header=header,
+        header={} if raw else {"file_bytes": promised_bytes},
         records_expected=records,
-        decode=partial(_decode, path, data_bytes, records, trailing_bytes, tolerant),
+        decode=partial(
+            _decode,
+            path,
+            data_bytes,
+            records,
+            Tally(trailing_bytes=trailing_bytes, missing_records=-(-missing_bytes // RECORD.itemsize)),
+            tolerant,
+        ),
     )
 
 
@@ -93,14 +99,14 @@ def _decode(
     path: Path,
     data_bytes: int,
     records: int,
-    trailing_bytes: int,
+    ending: Tally,
     tolerant: bool,
     max_events: int,
     tally: Tally,
 ) -> Iterator[DetectionBlock]:
     state = np.zeros(2, np.int64)
     invalid = 0
-    tally.trailing_bytes = trailing_bytes
+    tally.trailing_bytes, tally.missing_records = ending.trailing_bytes, ending.missing_records
     for offset_bytes, data in read_records(
         path,
         offset_bytes=data_bytes,

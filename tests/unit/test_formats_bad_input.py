@@ -244,6 +244,16 @@ def test_invalid_ptu_records_are_refused_with_their_offset_or_skipped_and_counte
         assert any(str(header + 4 * victims[0]) in line for line in report.anomalies)
 
 
+def test_a_qutag_file_cut_between_records_is_told_by_its_header(tmp_path):
+    path = write(tmp_path / "x.qutag", "qutag")
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(EventFormatError, match="promises 1040") as caught:
+        open_events(path)
+    assert caught.value.offset_bytes == 1010
+    report = report_events(open_events(path, tolerant=True))
+    assert (report.events, report.missing_records) == (97, 3)
+
+
 def test_a_qutag_channel_above_255(tmp_path):
     path = write(tmp_path / "x.qutag", "qutag")
     data = bytearray(path.read_bytes())
