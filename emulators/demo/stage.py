@@ -135,10 +135,10 @@ def run_demo(options: DemoOptions, folder: Path, follow: Callable[[str, Event], 
         begun = time.monotonic()
         _follow_sites(processes, sink, tell)
         run.duration_s["running"] = time.monotonic() - begun
-        for role, process in processes.items():
-            run.exit_codes[role] = process.process.wait(END_TIMEOUT_S)
-            if run.exit_codes[role]:
-                run.errors[role] = process.last_words()
+        for name, process in processes.items():
+            run.exit_codes[name] = process.process.wait(END_TIMEOUT_S)
+            if run.exit_codes[name]:
+                run.errors[name] = process.last_words()
     run.duration_s["total"] = time.monotonic() - started
     return run
 
