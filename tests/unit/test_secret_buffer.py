@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qkdhw._core import secret_buffer
 from qkdhw.secret import SecretBuffer
 
 HERE = Path(__file__).parent
@@ -81,6 +82,10 @@ def test_scanner_finds_live_secret_buffer_once(tmp_path):
 )
 def test_no_copy_is_left(way, tmp_path):
     assert copies_left(way, tmp_path) == {}
+
+
+def test_the_known_name_is_the_compiled_class():
+    assert SecretBuffer is secret_buffer.SecretBuffer
 
 
 @given(content=st.binary(max_size=9000))
