@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+COVERAGE := 85
 SOURCES := $(wildcard ext/*.pyx ext/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
@@ -21,14 +22,13 @@ test: $(VENV)/.dev system ## every test, with coverage
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=$(COVERAGE)
 
-COVERAGE := 85
-
 check: $(VENV)/.dev ## lint, format, types, imports, stubs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/stubtest $(addprefix qkdhw._core.,$(basename $(notdir $(wildcard ext/*.pyx))))
+	$(BIN)/stubtest --mypy-config-file pyproject.toml --allowlist tests/rules/stubtest_allowlist.txt \
+	  --ignore-unused-allowlist $(addprefix qkdhw._core.,$(basename $(notdir $(wildcard ext/*.pyx))))
 
 bench: $(VENV)/.dev ## kernels against their NumPy oracles, as ratios measured in one run
 	$(BIN)/pytest tests/benchmarks --benchmark-only --benchmark-disable-gc -p no:randomly -q $(ARGS)

@@ -117,7 +117,7 @@ def ready_keys(site: StagedSite) -> dict[str, bytes]:
 def check_after_kill(site: StagedSite) -> None:
     with open_store(site) as store:
         store.verify_audit()
-        delivered = Counter(entry.key_id for entry in store.audit_entries() if entry.event == "deliver")
+        delivered = Counter(e.change.subject for e in store.audit_entries() if e.change.event == "deliver")
         assert max(delivered.values(), default=0) <= 1
 
 
