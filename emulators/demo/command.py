@@ -36,7 +36,9 @@ def demo(
     seed: Annotated[
         int, typer.Option(help="Seed of the emulated link; the same seed gives the same photons.", min=0)
     ] = 1,
-    duration: Annotated[float, typer.Option(help="Seconds of link time to emulate.", min=2.0, max=120.0)] = 6.0,
+    duration_s: Annotated[
+        float, typer.Option("--duration", help="Seconds of link time to emulate.", min=2.0, max=120.0)
+    ] = 6.0,
     loss_db: Annotated[float, typer.Option(help="Loss of the fibre in dB.", min=0.0, max=60.0)] = 10.0,
     misalignment: Annotated[
         float, typer.Option(help="Fraction of photons that leave by the wrong port.", min=0.0, max=0.5)
@@ -54,7 +56,7 @@ def demo(
     made and the check that stopped it is named. Exit code 1: anything else.
     """
     options = DemoOptions(
-        seed=seed, duration_s=duration, loss_db=loss_db, misalignment=misalignment, eavesdropper=eavesdropper.value
+        seed=seed, duration_s=duration_s, loss_db=loss_db, misalignment=misalignment, eavesdropper=eavesdropper.value
     )
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise ConfigurationError(f"--keep {keep} is not empty", remedy="name a folder that does not exist yet")
