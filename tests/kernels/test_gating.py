@@ -87,7 +87,7 @@ def run(chunks, clock, first_slot, half_width, dead_time, random, bins):
     st.integers(0, ONE - 1),
     st.integers(0, 10),
     st.fractions(0, 1),
-    st.integers(0, 70 * ONE) | st.just(0) | st.just(3 << 61 >> 2),
+    st.integers(0, 70).map(lambda ticks: ticks * ONE) | st.integers(0, 70 * ONE) | st.just(3 << 61 >> 2),
     st.binary(min_size=64, max_size=64),
     st.integers(1, 300),
     st.lists(st.integers(0, 40), max_size=5),
@@ -131,6 +131,13 @@ def test_any_detector_keeps_the_others_out_while_it_is_dead():
     outcomes, counts, *_ = simple(events, dead_time=100 * ONE)
     assert [slot for slot, _, _ in outcomes] == [2, 13]
     assert counts["dead_time"] == 1
+
+
+def test_the_dead_time_is_counted_to_the_opening_of_the_window():
+    # The click at 51 lies in the window of slot 2, which opens at 47: 17 ticks after the click at 30.
+    events = [(30, 1, 0), (51, 2, 0)]
+    assert [slot for slot, _, _ in simple(events, dead_time=17 * ONE)[0]] == [2]
+    assert simple(events, dead_time=17 * ONE + 1)[0] == []
 
 
 def test_a_click_outside_the_window_is_dropped_and_still_makes_its_detector_dead():

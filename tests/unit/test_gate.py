@@ -128,6 +128,18 @@ def test_doubles_are_counted_and_drawn_evenly():
     assert (g.statistics.n_click_key_0, g.statistics.n_click_key_1) == (100, 100)
 
 
+def test_every_random_byte_is_used_once_and_in_order():
+    bytes_drawn = np.random.default_rng(3).integers(0, 256, 1000, dtype=np.uint8).tobytes()
+    handed_out = iter(bytes_drawn)
+    g = Gate(
+        SlotClock.nominal(Fraction(25)), FOUR_DETECTORS, 12_000, 0, TICK_PS,
+        random_bytes=lambda n: bytes(next(handed_out) for _ in range(n)),
+    )  # fmt: skip
+    ticks = np.repeat(25 * np.arange(1, 101), 2)
+    (_, _, bit), _ = run(g, as_block(ticks, np.tile(np.array([1, 2], np.uint8), 100)), range(9, 200, 9))
+    assert bit.tolist() == [byte >> 1 & 1 for byte in bytes_drawn[:100]]
+
+
 def test_no_bit_is_printed_and_wiping_erases():
     block = GatedBlock(np.arange(3), np.zeros(3, np.uint8), np.ones(3, np.uint8))
     assert "bit=" not in repr(block)
