@@ -108,7 +108,7 @@ cdef extern from "string.h" nogil:
     void explicit_bzero(void *area, size_t size)
 
 
-cdef inline uint64_t load_word(const uint8_t *bytes_in) noexcept nogil:
+cdef inline uint64_t load_word(const uint8_t *bytes_in) except? 0 nogil:
     cdef uint64_t word = 0
     cdef int k
     for k in range(8):
