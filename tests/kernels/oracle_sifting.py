@@ -35,3 +35,24 @@ def encode_slots(slots, base):
         out.append(gap)
         least = slot + 1
     return bytes(out)
+
+
+def encode_slots_vectorised(slot, base):
+    """The same with arrays."""
+    gap = np.diff(slot, prepend=base - 1) - 1
+    places = np.arange(9)
+    septets = gap[:, None] >> 7 * places[: max(1, -(-int(gap.max()).bit_length() // 7))]
+    more = septets[:, 1:] > 0
+    data = (septets & 127).astype(np.uint8)
+    data[:, :-1] |= more.astype(np.uint8) << 7
+    kept = np.concatenate((np.ones((len(slot), 1), bool), more), axis=1)
+    return data[kept]
+
+
+def decode_slots_vectorised(data, base):
+    """Slots of valid data, with arrays."""
+    last = data < 128
+    start = np.concatenate(([0], np.flatnonzero(last)[:-1] + 1))
+    place = np.arange(len(data)) - np.repeat(start, np.diff(np.append(start, len(data))))
+    gap = np.add.reduceat((data & 127).astype(np.int64) << 7 * place, start)
+    return np.cumsum(gap + 1) + base - 1
