@@ -15,7 +15,7 @@ Messages (integers big-endian; bits packed, first in the most significant bit, s
 
 Frame k of F is bits k, k + F, k + 2F ..., so that a stretch of bad bits spreads over all frames; it is filled with
 zeros to whole circulants. A string too short for a code is sent whole. Each round adds more parities than the one
-before; when they would come near the frame's length, the frame itself is sent.
+before; when they come near the frame's length, or to four times the first syndrome, the frame itself is sent.
 
 Source:
     D. Slepian, J. Wolf, IEEE Trans. Inf. Theory 19 (1973) 471 (the bound n h(q)); A. Liveris, Z. Xiong,
@@ -49,6 +49,8 @@ LOW_QBER_OVERHEAD = 0.0002
 MARGIN_SIGMA = 1.0
 # Each further round adds this part of the first syndrome, growing by STEP_GROWTH from round to round.
 STEP, STEP_GROWTH = 0.04, 1.4
+# Above this many times the first syndrome the estimate was plainly wrong, and the frame is sent.
+MAX_GROWTH = 4.0
 _FIRST = struct.Struct(">IHHH")
 _ROUND = struct.Struct(">H")
 
@@ -105,7 +107,7 @@ class _Plan:
         total = 0
         for k in range(round_number):
             total += max(1, round(STEP * self.rows * STEP_GROWTH**k))
-            if self.rows + total > 0.8 * self.columns:
+            if self.rows + total > min(0.8 * self.columns, MAX_GROWTH * self.rows):
                 return None
         return total
 

@@ -25,6 +25,7 @@ class MemoryAccount:
     """An account in memory: key from a seed, each mask drawn once and accepted once."""
 
     seed: bytes = b"start key"
+    one_key_for_both_directions: bool = False
     drawn: int = 0
     accepted: set[tuple[int, int]] = field(default_factory=set)
 
@@ -45,7 +46,8 @@ class MemoryAccount:
     def mask_and_hash_key(self, segment_id: int, index: int, direction: Role) -> tuple[SecretBuffer, SecretBuffer]:
         buffers = SecretBuffer(16), SecretBuffer(16)
         for buffer, label in zip(buffers, (f"mask {segment_id} {index}", "hash key"), strict=True):
-            buffer.copy_from(hashlib.sha256(self.seed + direction.encode() + label.encode()).digest()[:16])
+            sender = "" if self.one_key_for_both_directions else direction
+            buffer.copy_from(hashlib.sha256(self.seed + sender.encode() + label.encode()).digest()[:16])
         return buffers
 
 
@@ -96,6 +98,20 @@ def test_replay_gap_reorder_and_reflection_are_seen() -> None:
         pair()[1].open(second)
     with pytest.raises(AuthenticationError):
         transmitter.open(first)
+
+
+def test_reflection_is_seen_even_if_both_directions_had_one_key() -> None:
+    transmitter = Authenticator(MemoryAccount(one_key_for_both_directions=True), "transmitter")
+    frame = transmitter.seal(b"message")
+    with pytest.raises(AuthenticationError):
+        transmitter.open(frame)
+
+
+def test_mask_of_an_opened_message_is_accepted_for_good() -> None:
+    account = MemoryAccount()
+    receiver = Authenticator(account, "receiver")
+    receiver.open(Authenticator(MemoryAccount(), "transmitter").seal(b"message"))
+    assert account.accepted == {(7, 0)}
 
 
 def test_repeated_message_with_fresh_masks_has_its_place() -> None:

@@ -19,7 +19,7 @@ def noisy_pair(n: int, qber: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def reconcile(bits: np.ndarray, noisy: np.ndarray, estimate: float) -> tuple[SyndromeSource, SyndromeSink, int, int]:
-    """Run it; also count payload bits (up to a byte a message) and bytes on the wire beyond headers, and turns."""
+    """Run it; also count the bits on the wire beyond headers, and the further rounds."""
     source, sink = SyndromeSource(bits, estimate), SyndromeSink(noisy, estimate)
     message, header, payload_bits, rounds = source.first_message(), 10, 0, 0
     while True:
@@ -42,8 +42,8 @@ def test_qber_range(qber: float) -> None:
     assert sink.n_errors == np.count_nonzero(bits != noisy)
     assert source.leak_bits == sink.leak_bits
     assert sink.leak_bits >= n * binary_entropy(sink.n_errors / n)
-    # One frame: one bit for each turn of the receiver; padding to bytes adds at most 7 bits a message.
-    assert payload_bits - 7 * (rounds + 1) <= sink.leak_bits - (rounds + 1) <= payload_bits
+    # One frame of whole bytes: every bit on the wire, and one for each turn of the receiver.
+    assert sink.leak_bits == payload_bits + rounds + 1
     if 0.01 <= qber <= 0.08:
         assert efficiency(sink.leak_bits, n, sink.n_errors) < 1.35
 
