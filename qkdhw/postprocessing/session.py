@@ -32,6 +32,7 @@ from qkdhw.errors import (
     PeerProtocolError,
     PostprocessingError,
     QberTooHighError,
+    QkdhwError,
     ReconciliationError,
     VerificationError,
 )
@@ -146,7 +147,8 @@ class _Exchange:
         """Handle one authenticated message and return what to send.
 
         Raises:
-            PeerProtocolError: The state table does not allow this message now; nothing has changed.
+            PeerProtocolError: The state table does not allow this message now: nothing has changed. Or what it says
+                cannot be: the block is over and its bits are wiped.
         """
         if message.kind not in self._table.get(self.state, frozenset()):
             raise PeerProtocolError(f"the peer sent {message.kind.name} in state '{self.state.value}'")
@@ -161,6 +163,9 @@ class _Exchange:
             value = error.qber if isinstance(error, QberTooHighError) else None
             self._finish_without_key(check, str(error))
             return [Message(MessageKind.ABORT, {"check": check, "reason": str(error), "value": value})]
+        except QkdhwError as error:
+            self._finish_without_key("protocol", str(error))
+            raise
         finally:
             stage = message.kind.name.lower()
             self._durations[stage] = self._durations.get(stage, 0.0) + time.perf_counter() - started
@@ -168,11 +173,20 @@ class _Exchange:
     def _handle(self, message: Message) -> list[Message]:
         raise NotImplementedError
 
-    def _finish_without_key(self, check: str, failure: str) -> None:
+    def close(self) -> None:
+        """Wipe what is left of the block's bits; for a session that breaks in mid-block."""
         self._key.fill(0)
+
+    def _finish_without_key(self, check: str, failure: str) -> None:
+        self.close()
         self.state = State.ABORTED
         self.statistics = replace(
-            self.statistics, failed_check=check, failure=failure, duration_s=dict(self._durations)
+            self.statistics,
+            n_keys=0,
+            authentication_bytes=0,
+            failed_check=check,
+            failure=failure,
+            duration_s=dict(self._durations),
         )
         self.outcome = Outcome(self.statistics)
 
@@ -280,6 +294,11 @@ class TransmitterExchange(_Exchange):
         self._n_errors = 0
         self.statistics = BlockStatistics(block_id, first_slot, int(record.size), 0)
 
+    def close(self) -> None:
+        """Wipe what is left of the block's bits."""
+        super().close()
+        self._record.fill(0)
+
     def _handle(self, message: Message) -> list[Message]:
         match message.kind:
             case MessageKind.ANNOUNCE:
@@ -372,6 +391,13 @@ class ReceiverExchange(_Exchange):
         self._n_errors = 0
         self.statistics = BlockStatistics(block_id, first_slot, n_slots, int(slot.size))
 
+    def close(self) -> None:
+        """Wipe what is left of the block's bits."""
+        super().close()
+        self._bit.fill(0)
+        if self._sink is not None:
+            self._sink.corrected.fill(0)
+
     def announcement(self) -> Message:
         """The message that opens the exchange."""
         block = self.statistics
@@ -393,6 +419,9 @@ class ReceiverExchange(_Exchange):
         sifted = sift_at_receiver(self._basis, self._bit, np.frombuffer(message.parts[0], np.uint8))
         self._bit.fill(0)
         self._key = sifted.key_bits
+        named = np.concatenate((sifted.key_intensity, sifted.test_intensity))
+        if int(named.max(initial=0)) >= len(self._mean_photon_number):
+            raise PeerProtocolError("the peer's sifting reply names an intensity that it did not announce")
         peer_test = unpack_bits(message.parts[1], sifted.test_bits.size)
         self._estimate(sifted.test_bits, peer_test, sifted.key_intensity, sifted.test_intensity)
         self.state = State.AWAIT_SYNDROME
