@@ -102,7 +102,7 @@ def _plot_gate(axes: Axes, summary: Summary) -> None:
     last = gating[-1]
     edges_ns = [edge / 1000 for edge in last["edges_ps"]]
     axes.stairs(last["histogram"], edges_ns, fill=True, color="#4c78a8")
-    for edge in (-last["window_ps"], last["window_ps"]):
+    for edge in (-last["window_ps"] / 2, last["window_ps"] / 2):
         axes.axvline(edge / 1000, color="#e45756", linestyle="--")
     axes.set_yscale("symlog", linthresh=1)
     axes.set_xlabel("time from the expected arrival (ns)")
@@ -113,11 +113,14 @@ def _plot_blocks(axes: Axes, summary: Summary) -> None:
     blocks = summary["blocks"]
     rate_hz = summary["options"]["pulse_rate_hz"]
     numbers = [block["block_id"] for block in blocks]
-    for name, colour, marker in (("qber_key", "#4c78a8", "o"), ("qber_test", "#f58518", "s")):
+    for name, label, colour, marker in (
+        ("qber_key", "QBER, key basis", "#4c78a8", "o"),
+        ("qber_test", "QBER, test basis", "#f58518", "s"),
+    ):
         points = [(n, 100 * b[name]) for n, b in zip(numbers, blocks, strict=True) if b[name] is not None]
         if points:
-            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=name.replace("_", ", ").upper())
-    axes.set_ylim(bottom=0)
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=label)
+    axes.set_ylim(0, 1.5 * axes.get_ylim()[1])  # room for the legends
     axes.set_xticks(numbers)
     axes.set_xlabel("block")
     axes.set_ylabel("QBER (%)")
@@ -130,9 +133,9 @@ def _plot_blocks(axes: Axes, summary: Summary) -> None:
     ]
     right = axes.twinx()
     right.bar(numbers, rates, width=0.4, color="#54a24b", alpha=0.4, label="secret key rate")
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, 1.5 * max(*rates, 1.0))
     right.set_ylabel("secret key rate (kbit/s)")
-    right.legend(loc="lower right")
+    right.legend(loc="upper left")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper right")
 

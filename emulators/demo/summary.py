@@ -126,7 +126,7 @@ def rows(summary: Summary) -> list[tuple[str, str]]:
         ),
         ("proof", totals["proof"] or "-"),
         ("epsilons (all blocks)", f"secrecy {totals['eps_sec']:.1e}, correctness {totals['eps_cor']:.1e}"),
-        ("keys stored at both sites", f"{totals['keys_stored']:,} of {8 * KEY_BYTES} bits"),
+        ("keys stored at both sites", f"{totals['keys_stored']:,} keys of {8 * KEY_BYTES} bits"),
         ("keys exported to both tokens", f"{totals['keys_exported']:,}"),
         ("keys proved equal in the tokens", f"{totals['keys_confirmed']:,}"),
     ]
