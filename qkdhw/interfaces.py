@@ -48,9 +48,7 @@ class Transport(Protocol):
         """Throw away what has arrived (resynchronisation) and return how many bytes that was."""
         ...
 
-    def exchange(
-        self, resynchronise: Callable[[], None], *, timeout_s: float = 5.0
-    ) -> AbstractContextManager[None]:
+    def exchange(self, resynchronise: Callable[[], None], *, timeout_s: float = 5.0) -> AbstractContextManager[None]:
         """Own the link for one write-and-read; after a failed one, `resynchronise` is called before the next."""
         ...
 
@@ -144,9 +142,7 @@ class ClassicalChannel(Protocol):
 class KeyStore(Protocol):
     """Durable, exactly-once store of wrapped keys."""
 
-    def put(
-        self, *, key_id: str, link: str, block_id: int, key: SecretBuffer, metadata: Mapping[str, Any]
-    ) -> None:
+    def put(self, *, key_id: str, link: str, block_id: int, key: SecretBuffer, metadata: Mapping[str, Any]) -> None:
         """Store a key as PENDING, wrapped; durable on return."""
         ...
 

@@ -25,9 +25,7 @@ def parse_endpoint(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigurationError(
-            f"channel endpoint {text!r} is not host:port", remedy="write it like 127.0.0.1:5711"
-        )
+        raise ConfigurationError(f"channel endpoint {text!r} is not host:port", remedy="write it like 127.0.0.1:5711")
     return host.strip("[]"), int(port)
 
 
@@ -56,9 +54,7 @@ class TcpClassicalChannel:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                return cls(
-                    socket.create_connection((host, port), timeout=max(0.1, deadline - time.monotonic()))
-                )
+                return cls(socket.create_connection((host, port), timeout=max(0.1, deadline - time.monotonic())))
             except OSError as error:
                 if time.monotonic() + 0.1 >= deadline:
                     raise TransportError(
@@ -91,9 +87,7 @@ class TcpClassicalChannel:
         deadline = time.monotonic() + timeout_s
         (size,) = struct.unpack(">I", self._read(4, deadline, timeout_s))
         if size > LIMIT_BYTES:
-            raise TransportError(
-                f"the peer announced a message of {size} bytes; at most {LIMIT_BYTES} are allowed"
-            )
+            raise TransportError(f"the peer announced a message of {size} bytes; at most {LIMIT_BYTES} are allowed")
         message = self._read(size, deadline, timeout_s)
         self.received_bytes += 4 + size
         return message
@@ -105,9 +99,7 @@ class TcpClassicalChannel:
             try:
                 piece = self._socket.recv(min(size - len(data), 1 << 20))
             except TimeoutError as error:
-                raise TransportTimeoutError(
-                    f"the peer site sent no whole message within {timeout_s} s"
-                ) from error
+                raise TransportTimeoutError(f"the peer site sent no whole message within {timeout_s} s") from error
             except OSError as error:
                 raise TransportClosedError(f"the peer site is gone: {error.strerror or error}") from error
             if not piece:
@@ -138,9 +130,7 @@ class ChannelListener:
     def __init__(self, endpoint: str) -> None:
         host, port = parse_endpoint(endpoint)
         try:
-            self._socket = socket.create_server(
-                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-            )
+            self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         except OSError as error:
             raise TransportError(
                 f"cannot listen on {endpoint}: {error.strerror or error}",
