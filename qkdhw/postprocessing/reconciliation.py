@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from qkdhw.errors import PeerProtocolError
 from qkdhw.postprocessing.ldpc_code import LdpcCode, build_code
+from qkdhw.quantities import binary_entropy
 
 Bits = NDArray[np.uint8]
 
@@ -53,13 +54,6 @@ STEP, STEP_GROWTH = 0.04, 1.4
 MAX_GROWTH = 4.0
 _FIRST = struct.Struct(">IHHH")
 _ROUND = struct.Struct(">H")
-
-
-def binary_entropy(fraction: float) -> float:
-    """h(x) in bits, 0 at both ends."""
-    if not 0.0 < fraction < 1.0:
-        return 0.0
-    return -fraction * math.log2(fraction) - (1 - fraction) * math.log2(1 - fraction)
 
 
 def efficiency(leak_bits: int, n_bits: int, n_errors: int) -> float:

@@ -41,7 +41,7 @@ from qkdhw.model import BlockStatistics, DecoyCounts, KeyLength
 from qkdhw.postprocessing.amplification import amplify, seed_bits
 from qkdhw.postprocessing.estimation import check_qber
 from qkdhw.postprocessing.messages import Message, MessageKind
-from qkdhw.postprocessing.reconciliation import SyndromeSink, SyndromeSource
+from qkdhw.postprocessing.reconciliation import SyndromeSink, SyndromeSource, efficiency
 from qkdhw.postprocessing.sifting import announce, parse_announcement, sift_at_receiver, sift_at_transmitter
 from qkdhw.postprocessing.verification import TAG_BITS, verification_tag, verify_tags
 from qkdhw.quantities import binary_entropy
@@ -235,14 +235,13 @@ class _Exchange:
         if counts is None:
             raise PeerProtocolError("the peer went on without parameter estimation")
         qber_key = n_errors / n_key
-        shannon_bits = n_key * binary_entropy(qber_key)
         published_bits = leak_bits + n_key.bit_length() + TAG_BITS  # syndromes and answers, n_errors, tag
         counts = replace(counts, leak_bits=float(published_bits))
         self.statistics = replace(
             self.statistics,
             qber_key=qber_key,
             leak_bits=published_bits,
-            efficiency=leak_bits / shannon_bits if shannon_bits else None,
+            efficiency=efficiency(leak_bits, n_key, n_errors) if n_errors else None,
             counts=counts,
         )
         answer = self._key_length(counts)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkdhw.errors import PeerProtocolError
-from qkdhw.postprocessing.reconciliation import SyndromeSink, SyndromeSource, binary_entropy, efficiency
+from qkdhw.postprocessing.reconciliation import SyndromeSink, SyndromeSource, efficiency
+from qkdhw.quantities import binary_entropy
 
 
 def noisy_pair(n: int, qber: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
