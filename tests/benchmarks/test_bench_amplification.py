@@ -30,6 +30,6 @@ def test_amplify_a_million_bits(benchmark: BenchmarkFixture) -> None:
         oracle_s.append(time.perf_counter() - started_s)
     assert benchmark.pedantic(run, rounds=10, warmup_rounds=1) == expected
     kernel_s = benchmark.stats.stats.min
-    benchmark.extra_info["ratio_to_numpy_fft"] = round(min(oracle_s) / kernel_s, 1)
+    benchmark.extra_info["ratio_to_numpy"] = round(min(oracle_s) / kernel_s, 1)
     benchmark.extra_info["input_mbit_per_s"] = round(n / kernel_s / 1e6, 1)
     assert min(oracle_s) > kernel_s
