@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw.errors import QkdhwError, TransportTimeoutError, UnitError
+from qkdhw.errors import TransportTimeoutError, UnitError
 from qkdhw.interfaces import TimeTagger, TransmitterUnit
 from qkdhw.model import DetectionBlock
 from qkdhw.quantities import PS_PER_S
@@ -31,14 +31,14 @@ class _Reader:
     def __init__(self, name: str) -> None:
         self._changed = threading.Condition()
         self._stopping = False
-        self._error: QkdhwError | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def _run(self) -> None:
         try:
             while not self._stopping:
                 self._read_once()
-        except QkdhwError as error:
+        except Exception as error:  # noqa: BLE001 - whatever ends the thread is raised where its data is awaited
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
@@ -103,7 +103,14 @@ class PreparationReader(_Reader):
             self._changed.notify_all()
 
     def take(self, first: int, n: int, *, timeout_s: float) -> NDArray[np.uint8]:
-        """Return the records of pulses first .. first + n - 1 as a new array and forget them and all before."""
+        """Return the records of pulses first .. first + n - 1 as a new array and forget them and all before.
+
+        Raises:
+            ValueError: Some of them are forgotten already.
+            TransportTimeoutError: The unit did not deliver them in time.
+        """
+        if first < self._first:
+            raise ValueError(f"records from pulse {first} are asked for, those before {self._first} are forgotten")
         deadline = time.monotonic() + timeout_s
         out = np.empty(n, np.uint8)
         filled = 0
@@ -143,7 +150,7 @@ class DetectionReader(_Reader):
         self._limit = limit_events
         self._blocks: deque[DetectionBlock] = deque()
         self._held = 0
-        self._rest: DetectionBlock | None = None
+        self._parts: list[DetectionBlock] = []
         self._boundary: int | None = None
 
     def _read_once(self) -> None:
@@ -160,38 +167,47 @@ class DetectionReader(_Reader):
             self._changed.notify_all()
 
     def next_piece(self, *, timeout_s: float) -> DetectionBlock:
-        """Return all events up to the next boundary in time; needs an event after it to know it is complete."""
+        """Return all events up to the next boundary in time; needs an event after it to know it is complete.
+
+        Raises:
+            TransportTimeoutError: No such event came in time; nothing is lost, and asking again is allowed.
+            UnitError: More events than the bound came without one.
+        """
         deadline = time.monotonic() + timeout_s
-        parts = [self._rest] if self._rest is not None else []
         while True:
-            if parts:
-                piece_ticks = int(self._piece_s * PS_PER_S / parts[0].tick_ps)
-                if self._boundary is None:
-                    self._boundary = int(parts[0].time_ticks[0]) + piece_ticks
-                cut = int(np.searchsorted(parts[-1].time_ticks, self._boundary))
-                if cut < len(parts[-1]):
-                    self._rest = _cut(parts[-1], cut, None)
-                    parts[-1] = _cut(parts[-1], 0, cut)
-                    self._boundary += piece_ticks
-                    return join_blocks(parts)
+            piece = self._complete_piece()
+            if piece is not None:
+                return piece
+            if sum(map(len, self._parts)) > self._limit:
+                raise UnitError(f"{self._limit} events are not enough for {self._piece_s} s: the unit's time stands")
             with self._changed:
-                while not self._blocks:
-                    self._wait(deadline, timeout_s, "events")
+                while not self._blocks or time.monotonic() >= deadline:
+                    self._wait(deadline, timeout_s, f"events of the next {self._piece_s} s")
                 block = self._blocks.popleft()
                 self._held -= len(block)
                 self._changed.notify_all()
-            parts.append(block)
+            self._parts.append(block)
+
+    def _complete_piece(self) -> DetectionBlock | None:
+        """Cut off the next piece if an event after it is there."""
+        if not self._parts:
+            return None
+        last = self._parts[-1]
+        piece_ticks = int(self._piece_s * PS_PER_S / last.tick_ps)
+        if self._boundary is None:
+            self._boundary = int(last.time_ticks[0]) + piece_ticks
+        cut = int(np.searchsorted(last.time_ticks, self._boundary))
+        if cut == len(last):
+            return None
+        self._boundary += piece_ticks
+        before, after = (last.missed, 0) if cut else (0, last.missed)
+        piece = join_blocks([*self._parts[:-1], _cut(last, slice(cut), before)])
+        self._parts = [_cut(last, slice(cut, None), after)]
+        return piece
 
 
-def _cut(block: DetectionBlock, start: int, stop: int | None) -> DetectionBlock:
-    part = slice(start, stop)
-    return DetectionBlock(
-        block.time_ticks[part],
-        block.channel[part],
-        block.kind[part],
-        block.tick_ps,
-        missed=block.missed if start == 0 else 0,
-    )
+def _cut(block: DetectionBlock, part: slice, missed: int) -> DetectionBlock:
+    return DetectionBlock(block.time_ticks[part], block.channel[part], block.kind[part], block.tick_ps, missed=missed)
 
 
 def join_blocks(parts: list[DetectionBlock]) -> DetectionBlock:
