@@ -38,6 +38,6 @@ def test_wrong_sizes() -> None:
 
 
 def test_eps_counts_blocks() -> None:
-    assert verification_eps(8) == 2 / 2**64
-    assert verification_eps(64) == 2 / 2**64
-    assert verification_eps(65) == 3 / 2**64
+    assert verification_eps(8) == 2 / 2**128
+    assert verification_eps(64) == 2 / 2**128
+    assert verification_eps(65) == 3 / 2**128
