@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qkdhw.errors import QkdhwError
 from qkdhw.interfaces import KeyLengthProof
-from qkdhw.keys.account import install_start_key
+from qkdhw.keys.account import AuthenticationAccount, install_start_key
+from qkdhw.keys.kek import create_kek_file, read_kek_file
 from qkdhw.keys.store import SqliteKeyStore
 from qkdhw.link.config import (
     ChannelConfig,
@@ -22,10 +27,13 @@ from qkdhw.link.config import (
     SiteConfig,
     UnitConfig,
 )
+from qkdhw.link.peer import Peer, Session, open_session
 from qkdhw.model import DecoyCounts, KeyLength
+from qkdhw.postprocessing.authentication import Authenticator
 from qkdhw.postprocessing.messages import Message
 from qkdhw.postprocessing.session import Policy, ReceiverExchange, State, TransmitterExchange
 from qkdhw.secret import SecretBuffer
+from qkdhw.transport.classical import ChannelListener, TcpClassicalChannel
 
 Role = Literal["transmitter", "receiver"]
 Bits = NDArray[np.uint8]
@@ -133,7 +141,7 @@ def run(transmitter: TransmitterExchange, receiver: ReceiverExchange, change: Ch
 
 
 # --- stores and configuration -----------------------------------------------------------------------------------
-KEK = bytes(range(32))
+TIMEOUT_S = 5.0
 
 
 def buffer_of(content: bytes) -> SecretBuffer:
@@ -144,7 +152,9 @@ def buffer_of(content: bytes) -> SecretBuffer:
 
 def make_store(folder: Path, role: Role, *, masks: int = 60) -> SqliteKeyStore:
     """Make a store whose start key has so many masks a direction; the same at both sites."""
-    with buffer_of(KEK) as kek:
+    if not (folder / "kek").exists():
+        create_kek_file(folder / "kek")
+    with read_kek_file(folder / "kek") as kek:
         store = SqliteKeyStore.create(folder / f"{role}.sqlite", kek)
     start = np.random.default_rng(77).bytes(32 + 32 * masks)
     with buffer_of(start) as key:
@@ -163,3 +173,67 @@ def site_config(role: Role, folder: Path, timeout_s: float = 5.0, **protocol: ob
         keys=KeysConfig(store=folder / f"{role}.sqlite", kek_file=folder / "kek"),
         receiver=ReceiverConfig(wiring=wiring, window_ps=1000) if role == "receiver" else None,
     )
+
+
+class OnThread:
+    """Calls the methods of an object on the one thread that may use it."""
+
+    def __init__(self, thread: ThreadPoolExecutor, target: Any) -> None:
+        self._thread, self._target = thread, target
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: self._thread.submit(getattr(self._target, name), *args, **kwargs).result()
+
+
+Action = Callable[[TcpClassicalChannel], Any]
+
+
+class Site:
+    """One site without a unit, on a thread of its own: store, account and configuration."""
+
+    def __init__(self, role: Role, folder: Path, stack: ExitStack, *, masks: int = 200) -> None:
+        self.role = role
+        self.config = site_config(role, folder)
+        self._thread = stack.enter_context(ThreadPoolExecutor(1))
+        self.own_store = self._thread.submit(make_store, folder, role, masks=masks).result()
+        self.store = OnThread(self._thread, self.own_store)
+        stack.callback(self.store.close)
+        self.own_account = self._thread.submit(AuthenticationAccount, self.own_store).result()
+        self.account = OnThread(self._thread, self.own_account)
+        stack.callback(self.account.close)
+
+    def peer(self, channel: TcpClassicalChannel, *, timeout_s: float = TIMEOUT_S) -> Peer:
+        return Peer(channel, Authenticator(self.own_account, self.role), timeout_s=timeout_s)
+
+    def open(self, channel: TcpClassicalChannel, config: SiteConfig | None = None) -> tuple[Peer, Session]:
+        config = config or self.config
+        peer = self.peer(channel, timeout_s=config.channel.timeout_s)
+        return peer, open_session(peer, config, self.own_store, os.urandom)
+
+    def begin(self, action: Action, channel: TcpClassicalChannel) -> Future[Any]:
+        """Start an action; its result is what it returned, or the error it ended with. Who ends, closes."""
+
+        def run() -> Any:
+            with channel:
+                try:
+                    return action(channel)
+                except QkdhwError as error:
+                    return error
+
+        return self._thread.submit(run)
+
+
+def channel_pair() -> tuple[TcpClassicalChannel, TcpClassicalChannel]:
+    """Connect two ends over the loopback interface."""
+    with ChannelListener("127.0.0.1:0") as listener:
+        left = TcpClassicalChannel.connect(f"127.0.0.1:{listener.port}", timeout_s=TIMEOUT_S)
+        return left, listener.accept(timeout_s=TIMEOUT_S)
+
+
+def together(
+    left: Site, left_action: Action, right: Site, right_action: Action, channels: Sequence[TcpClassicalChannel] = ()
+) -> tuple[Any, Any]:
+    """Run both ends side by side."""
+    one, two = channels or channel_pair()
+    first, second = left.begin(left_action, one), right.begin(right_action, two)
+    return first.result(), second.result()

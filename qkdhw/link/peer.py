@@ -1,8 +1,9 @@
 """Sealed messages to and from the peer site, and the handshake that opens a session.
 
 The handshake also settles what a crash cut off: each site tells which blocks it holds and which keys it has burnt.
-A block that is pending here is activated if the peer holds the same one, and burnt if it does not; a key that the
-peer has burnt is burnt here too. Both sites apply the same rule to the same two lists, so their stores end up equal.
+A block that is pending here is activated if the peer holds the same one; a block that the peer has burnt, never had
+or has otherwise is burnt; a key that the peer has burnt is burnt here too. Both sites apply the same rule to the same
+two lists, so their stores end up equal.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ PeerBlocks = dict[tuple[str, int], tuple[str, KeyState]]  # (session, block ID):
 
 VERSION = 1
 NONCE_BYTES = 32
+BLOCK_STATES = frozenset({KeyState.PENDING, KeyState.READY, KeyState.BURNT})
 RECENT_BLOCKS = 64
 RECENT_BURNT = 4096
 
@@ -132,16 +134,17 @@ def open_session(
 
 def _check_hello(answer: Message, config: SiteConfig) -> None:
     wanted_role: Role = "receiver" if config.role == "transmitter" else "transmitter"
-    for name, wanted in (
-        ("version", VERSION),
-        ("link", config.protocol.link),
-        ("role", wanted_role),
-        ("profile", config.protocol.digest()),
+    same_section = "make the section [protocol] the same in both site files"
+    for name, wanted, remedy in (
+        ("version", VERSION, "run the same version of qkdhw at both sites"),
+        ("link", config.protocol.link, same_section),
+        ("role", wanted_role, "make one site the transmitter and the other the receiver"),
+        ("profile", config.protocol.digest(), same_section),
     ):
         if answer.fields[name] != wanted:
             raise PeerProtocolError(
                 f"the peer site has {name} {answer.fields[name]!r}, this site expects {wanted!r}",
-                remedy="make the section [protocol] the same in both site files",
+                remedy=remedy,
             )
     if len(answer.parts[0]) != NONCE_BYTES:
         raise PeerProtocolError(f"the peer's nonce has {len(answer.parts[0])} bytes, not {NONCE_BYTES}")
@@ -151,7 +154,9 @@ def _parse_blocks(items: list[object]) -> PeerBlocks:
     blocks: PeerBlocks = {}
     for item in items:
         match item:
-            case [str(session), int(block_id), str(digest), str(state)] if block_id > 0 and state in set(KeyState):
+            case [str(session), int(block_id), str(digest), str(state)] if (
+                type(block_id) is int and block_id > 0 and state in BLOCK_STATES
+            ):
                 blocks[session, block_id] = (digest, KeyState(state))
             case _:
                 raise PeerProtocolError("the peer's list of blocks is malformed")
@@ -160,7 +165,7 @@ def _parse_blocks(items: list[object]) -> PeerBlocks:
 
 def _parse_key_ids(items: list[object]) -> list[str]:
     try:
-        return [str(uuid.UUID(item)) for item in items if isinstance(item, str)]
+        return [str(uuid.UUID(str(item))) for item in items]
     except ValueError as error:
         raise PeerProtocolError("the peer's list of burnt keys is malformed") from error
 
@@ -168,11 +173,15 @@ def _parse_key_ids(items: list[object]) -> list[str]:
 def _settle(store: SqliteKeyStore, peer_blocks: PeerBlocks, peer_burnt: list[str]) -> tuple[int, int]:
     """Bring this store to what both sites hold; returns (blocks activated, blocks and keys burnt)."""
     activated = burnt = 0
-    for block in store.blocks(state=KeyState.PENDING):
+    told_from = min(number for _, number in peer_blocks) if len(peer_blocks) >= RECENT_BLOCKS else 0
+    for block in store.blocks():
+        if block.state is KeyState.BURNT or (block.state is KeyState.READY and block.block_id < told_from):
+            continue
         digest, state = peer_blocks.get((block.session, block.block_id), ("", KeyState.BURNT))
         if digest == block.digest.hex() and state is not KeyState.BURNT:
-            store.activate_block(session=block.session, block_id=block.block_id)
-            activated += 1
+            if block.state is KeyState.PENDING:
+                store.activate_block(session=block.session, block_id=block.block_id)
+                activated += 1
         else:
             reason = "the peer site does not hold it"
             store.burn_block(session=block.session, block_id=block.block_id, reason=reason)

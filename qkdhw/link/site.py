@@ -123,6 +123,11 @@ def _opened(config: SiteConfig, emit: Emit) -> Iterator[_Site]:
         kek = stack.enter_context(read_kek_file(config.keys.kek_file))
         store = stack.enter_context(SqliteKeyStore.open(config.keys.store, kek))
         account = stack.enter_context(AuthenticationAccount(store))
+        if account.role != config.role:  # its masks would be those that the peer sends with
+            raise ConfigurationError(
+                f"the site file says role {config.role}, but the start key was installed for the {account.role}",
+                remedy="correct role in the site file, or install the start key for the other role",
+            )
         reserved = [record.key_id for record in store.records(state=KeyState.RESERVED)]
         if reserved:
             store.burn(reserved, reason="the site stopped while handing it over")
