@@ -58,8 +58,12 @@ def demo(
     options = DemoOptions(
         seed=seed, duration_s=duration_s, loss_db=loss_db, misalignment=misalignment, eavesdropper=eavesdropper.value
     )
-    if keep is not None and keep.exists() and any(keep.iterdir()):
-        raise ConfigurationError(f"--keep {keep} is not empty", remedy="name a folder that does not exist yet")
+    if keep is not None and keep.exists() and not (keep.is_dir() and not any(keep.iterdir())):
+        raise ConfigurationError(f"--keep {keep} is not an empty folder", remedy="name one that does not exist yet")
+    if not report.parent.is_dir():
+        raise ConfigurationError(
+            f"there is no folder {report.parent} for the report", remedy="make it, or see --report"
+        )
     console = Console(stderr=json_output)
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qkdhw-demo-")))
@@ -73,9 +77,9 @@ def demo(
         sys.stdout.write("\n")
     else:
         print_summary(summary, console)
-        console.print(f"report: {report}")
+        console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
     for role, text in run.errors.items():
-        console.print(f"{role}: {text}", style="red", markup=False, highlight=False)
+        console.print(f"{role}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(0 if summary["ok"] else 1)
 
 
@@ -144,4 +148,4 @@ class _Follower:
         self._progress.update(self._task, description=text)
 
     def _say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)

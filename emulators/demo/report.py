@@ -89,7 +89,7 @@ def _figure(plot: Any, summary: Summary, caption: str) -> str:
     FigureCanvasSVG(figure)
     plot(figure.add_subplot(), summary)
     text = io.StringIO()
-    figure.savefig(text, format="svg")
+    figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = text.getvalue()
     return f"<figure>{svg[svg.index('<svg') :]}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
@@ -133,7 +133,7 @@ def _plot_blocks(axes: Axes, summary: Summary) -> None:
     ]
     right = axes.twinx()
     right.bar(numbers, rates, width=0.4, color="#54a24b", alpha=0.4, label="secret key rate")
-    right.set_ylim(0, 1.5 * max(*rates, 1.0))
+    right.set_ylim(0, 1.5 * max([*rates, 1.0]))
     right.set_ylabel("secret key rate (kbit/s)")
     right.legend(loc="upper left")
     if axes.get_legend_handles_labels()[0]:

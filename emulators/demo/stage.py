@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -19,9 +20,10 @@ from qkdhw.errors import ConfigurationError, TransportTimeoutError
 from qkdhw_emulators.demo.staging import DemoOptions, stage_sites, write_site_file
 
 START_TIMEOUT_S = 30.0
-RUN_TIMEOUT_S = 300.0
+SILENCE_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 10.0
-# Without lazy binding no key bytes are left on the stack by the resolver; no core files.
+BROKEN_SESSIONS = 3  # an emulated link that failed so often will not come up
+# Without lazy binding no key bytes are left on the stack by the resolver.
 HARDENING = {"LD_BIND_NOW": "1", "PYTHONUNBUFFERED": "1"}
 
 Event = Mapping[str, Any]
@@ -73,8 +75,18 @@ class _Process:
         self._sink.put((self.name, None))
 
     def last_words(self) -> str:
-        """What it wrote to standard error, the last lines."""
-        return "\n".join(self._log.read_text(errors="replace").strip().splitlines()[-4:])
+        """What it wrote to standard error, the last lines, and the signal that ended it."""
+        lines = self._log.read_text(errors="replace").strip().splitlines()[-4:]
+        code = self.process.poll() or 0
+        return "\n".join([*lines, f"ended by {signal.Signals(-code).name}"] if code < 0 else lines)
+
+    def wait(self) -> int:
+        """Return the exit code; a process that does not end by itself is killed."""
+        try:
+            return self.process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
 
     def __enter__(self) -> _Process:
         return self
@@ -83,13 +95,8 @@ class _Process:
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None and stream is self.process.stdin:
                 stream.close()
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            self.process.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.process.terminate()
+        self.wait()
         self._thread.join(END_TIMEOUT_S)
         if self.process.stdout is not None:
             self.process.stdout.close()
@@ -136,7 +143,7 @@ def run_demo(options: DemoOptions, folder: Path, follow: Callable[[str, Event], 
         _follow_sites(processes, sink, tell)
         run.duration_s["running"] = time.monotonic() - begun
         for name, process in processes.items():
-            run.exit_codes[name] = process.process.wait(END_TIMEOUT_S)
+            run.exit_codes[name] = process.wait()
             if run.exit_codes[name]:
                 run.errors[name] = process.last_words()
     run.duration_s["total"] = time.monotonic() - started
@@ -172,19 +179,26 @@ def _first_event(
 
 
 def _follow_sites(processes: Mapping[str, _Process], sink: Sink, tell: Callable[[str, Event], None]) -> None:
-    """Pass on events until both sites have ended; if one fails, the other is not waited for."""
-    deadline = time.monotonic() + RUN_TIMEOUT_S
+    """Pass on events until both sites have ended; if one fails, or they do not get along, both are told to stop."""
     open_roles = set(processes)
+    broken = 0
     while open_roles:
         try:
-            name, event = sink.get(timeout=max(0.0, deadline - time.monotonic()))
+            name, event = sink.get(timeout=SILENCE_TIMEOUT_S)
         except queue.Empty as error:
-            raise TransportTimeoutError(f"the sites were not done in {RUN_TIMEOUT_S} s") from error
+            raise TransportTimeoutError(
+                f"nothing was heard of the sites for {SILENCE_TIMEOUT_S} s", remedy="look into their logs with --keep"
+            ) from error
         if event is not None:
             tell(name, event)
-            continue
+            broken += name == "receiver" and event.get("event") == "session-broken"
+            if broken < BROKEN_SESSIONS:
+                continue
+            break
         open_roles.discard(name)
         if name not in processes:
             raise ConfigurationError("the emulated link ended before the sites", remedy="see its message above")
-        if processes[name].process.wait(END_TIMEOUT_S):
-            return
+        if processes[name].wait():
+            break
+    for name in open_roles:
+        processes[name].process.terminate()

@@ -35,7 +35,8 @@ def summarise(run: DemoRun) -> Summary:
         "ok": finished and ((keys and confirmed and tls_ok) if not eavesdropper else (not keys and bool(checks))),
         "outcome": "keys" if keys else "no key",
         "stopped_by": checks[0] if checks else (refusals[-1]["error"] if refusals else ""),
-        "reason": next((block["failure"] for block in received if block["failure"]), ""),
+        "reason": next((block["failure"] for block in received if block["failure"]), "")
+        or (refusals[-1]["reason"] if refusals and not keys else ""),
         "options": asdict(run.options),
         "units": {role: next((e["info"] for e in run.of(role, "unit")), {}) for role in ("transmitter", "receiver")},
         "clock": {

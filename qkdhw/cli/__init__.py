@@ -9,7 +9,7 @@ import typer
 
 from qkdhw.cli import devices, doctor, events, hsm, keys, link
 from qkdhw.cli.console import print_error
-from qkdhw.errors import QkdhwError
+from qkdhw.errors import ConfigurationError, QkdhwError
 from qkdhw.version import __version__
 
 app = typer.Typer(
@@ -50,4 +50,9 @@ def main() -> None:
         app()
     except QkdhwError as error:
         print_error(error)
+        sys.exit(1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        remedy = "Check the path, its permissions and the free space."
+        print_error(ConfigurationError(f"{place}{error.strerror or error}", remedy=remedy))
         sys.exit(1)

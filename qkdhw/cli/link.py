@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import resource
 import signal
 import sys
 import threading
@@ -15,9 +17,12 @@ import typer
 from rich.table import Table
 
 from qkdhw.cli.console import JsonOption, err, out, print_json
+from qkdhw.errors import ConfigurationError
 from qkdhw.link import load_site, run_site
 from qkdhw.model import KeyLength
 from qkdhw.protocols.counts_file import key_length_of_file, read_counts_file
+
+_PR_SET_DUMPABLE = 4
 
 app = typer.Typer(help="One QKD link: run a site, compute key lengths.", no_args_is_help=True)
 
@@ -35,7 +40,22 @@ def run(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    _forbid_core_dumps()
     run_site(load_site(site), _print_event_json if as_json else _print_event, stop=stop)
+
+
+def _forbid_core_dumps() -> None:
+    """Leave nothing of this process behind in a crash, neither in a core file nor with a crash reporter.
+
+    SecretBuffer keeps its pages out of a core; a core still has the registers, where the hash keys of authentication
+    are while it works, and what a PKCS#11 module keeps of keys.
+
+    Source: prctl(2), PR_SET_DUMPABLE; core(5): a limit of 0 does not stop a crash reporter.
+    """
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard_limit))
+    if ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise ConfigurationError("core dumps of this process cannot be forbidden", remedy="allow it to call prctl")
 
 
 def _print_event_json(event: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from demo_run import run_demo
 
 from qkdhw.export.modules import find_modules
 from qkdhw.export.pkcs11 import Pkcs11Token
@@ -45,3 +46,9 @@ def softhsm(tmp_path, monkeypatch):
     config.write_text(f"directories.tokendir = {store}\nobjectstore.backend = file\nlog.level = ERROR\n")
     monkeypatch.setenv("SOFTHSM2_CONF", str(config))
     return SoftHsm(modules[0], config, store)
+
+
+@pytest.fixture(scope="session")
+def seed_7(tmp_path_factory):
+    """One whole run of `qkdhw demo --seed 7 --json`, with all it leaves; tests only look at it."""
+    return run_demo(tmp_path_factory.mktemp("demo"), "--seed", "7", "--json")
