@@ -110,21 +110,22 @@ class AuthenticationAccount:
         return ref
 
     def _reserve_chunk(self) -> None:
-        for segment in self._active().values():
-            left = segment.masks - segment.send_reserved
-            if left > 0:
-                end = segment.send_reserved + min(left, CHUNK_MASKS)
-                with self._store.database.transaction() as connection:
+        # Read and moved on in one transaction: no mask twice, even if the writer's lock was got around.
+        with self._store.database.transaction() as connection:
+            for segment in segments.read_segments(connection, SegmentState.ACTIVE):
+                begin, end = segment.send_reserved, min(segment.send_reserved + CHUNK_MASKS, segment.masks)
+                if begin < end:
                     connection.execute(
                         "UPDATE segment SET send_reserved = ? WHERE segment_id = ?", (end, segment.segment_id)
                     )
-                self._chunk_segment = segment.segment_id
-                self._chunk_next, self._chunk_end = segment.send_reserved, end
-                return
-        raise AuthenticationKeyExhaustedError(
-            "no authentication key is left to send with",
-            remedy="Install a new start key at both sites, longer or used for larger blocks.",
-        )
+                    break
+            else:
+                raise AuthenticationKeyExhaustedError(
+                    "no authentication key is left to send with",
+                    remedy="Install a new start key at both sites, longer or used for larger blocks.",
+                )
+        self._chunk_segment = segment.segment_id
+        self._chunk_next, self._chunk_end = begin, end
 
     # --- receiving --------------------------------------------------------------------------------------------
     def check_receive(self, segment_id: int, index: int) -> None:

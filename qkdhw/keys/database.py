@@ -112,7 +112,8 @@ class Database:
             raise
 
     def _lock(self) -> int:
-        lock_path = self.path.with_name(self.path.name + ".lock")
+        file = self.path.resolve()  # a store that is reached through a symbolic link has the same lock
+        lock_path = file.with_name(file.name + ".lock")
         try:
             fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:

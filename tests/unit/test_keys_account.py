@@ -1,5 +1,10 @@
 """The authentication account: layout, no mask twice, receive order, burning and running out."""
 
+import contextlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from qkdhw.errors import (
@@ -234,6 +239,31 @@ def test_a_used_up_segment_is_erased(make):
     wrapped = store.database.connection.execute("SELECT wrapped IS NULL FROM segment ORDER BY sequence").fetchall()
     assert wrapped == [(1,), (0,)]
     store.verify_audit()
+
+
+def test_no_mask_twice_even_if_two_writers_get_in(make, tmp_path):
+    masks = 20 * CHUNK_MASKS
+    make(masks=masks).close()
+    path = tmp_path / "transmitter.db"
+
+    def draw_all():
+        with reopen(path) as store, AuthenticationAccount(store) as account:
+            path.with_name("transmitter.db.lock").unlink()  # the second writer locks another file
+            both_in.wait(timeout=10)
+            drawn = []
+            with contextlib.suppress(AuthenticationKeyExhaustedError):
+                while True:
+                    drawn.append(account.draw_send())
+            return drawn
+
+    both_in = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(draw_all)
+        while not both_in.n_waiting:
+            time.sleep(0.001)
+        second = threads.submit(draw_all)
+        drawn = first.result() + second.result()
+    assert len(drawn) == len(set(drawn)) == masks
 
 
 def test_start_key_is_installed_once(make):

@@ -250,6 +250,12 @@ def test_second_writer_is_refused_readers_are_not(tmp_path, kek, store):
         assert reader.record(key_id).state is KeyState.READY
 
 
+def test_second_writer_is_refused_through_a_link_too(tmp_path, kek, store):
+    (tmp_path / "alias.db").symlink_to(tmp_path / "keys.db")
+    with pytest.raises(KeyStoreError, match="open for writing in another process"):
+        SqliteKeyStore.open(tmp_path / "alias.db", kek)
+
+
 def test_without_kek_nothing_is_wrapped_or_taken(tmp_path, store):
     key_id = put_key(store)
     store.activate([key_id])
