@@ -24,9 +24,19 @@ def parse_endpoint(text: str) -> tuple[str, int]:
         ConfigurationError: The text is not of this form.
     """
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
+    is_number = port.isascii() and port.isdigit()
+    if not colon or not _is_host(host) or not is_number or int(port) > 65535:
         raise ConfigurationError(f"channel endpoint {text!r} is not host:port", remedy="write it like 127.0.0.1:5711")
     return host.strip("[]"), int(port)
+
+
+def _is_host(host: str) -> bool:
+    """Say whether name resolution can be asked for it: an empty or overlong label would be a ValueError there."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return bool(host) and host.isprintable()
 
 
 class TcpClassicalChannel:
@@ -67,8 +77,8 @@ class TcpClassicalChannel:
         """Send one message whole."""
         if len(message) > LIMIT_BYTES:
             raise ValueError(f"message of {len(message)} bytes; at most {LIMIT_BYTES} are allowed")
-        self._socket.settimeout(timeout_s)
         try:
+            self._socket.settimeout(timeout_s)
             self._socket.sendall(struct.pack(">I", len(message)) + message)
         except TimeoutError as error:
             raise TransportTimeoutError(f"the peer site took no message within {timeout_s} s") from error
@@ -95,8 +105,9 @@ class TcpClassicalChannel:
     def _read(self, size: int, deadline: float, timeout_s: float) -> bytes:
         data = bytearray()
         while len(data) < size:
-            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             try:
+                # A peer that sends a byte now and then must not hold this site beyond the deadline.
+                self._socket.settimeout(_seconds_left(deadline))
                 piece = self._socket.recv(min(size - len(data), 1 << 20))
             except TimeoutError as error:
                 raise TransportTimeoutError(f"the peer site sent no whole message within {timeout_s} s") from error
@@ -118,6 +129,13 @@ class TcpClassicalChannel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _seconds_left(deadline: float) -> float:
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s
 
 
 class ChannelListener:
