@@ -193,14 +193,24 @@ class Site:
 
     def __init__(self, role: Role, folder: Path, stack: ExitStack, *, masks: int = 200) -> None:
         self.role = role
+        self.units: list[Any] = []
         self.config = site_config(role, folder)
         self._thread = stack.enter_context(ThreadPoolExecutor(1))
         self.own_store = self._thread.submit(make_store, folder, role, masks=masks).result()
         self.store = OnThread(self._thread, self.own_store)
-        stack.callback(self.store.close)
         self.own_account = self._thread.submit(AuthenticationAccount, self.own_store).result()
         self.account = OnThread(self._thread, self.own_account)
-        stack.callback(self.account.close)
+        stack.callback(self.close)
+
+    def close(self) -> None:
+        self.account.close()
+        self.store.close()
+
+    def restart(self) -> None:
+        """Forget what is in memory only, as a crash does."""
+        self.account.close()
+        self.own_account = self._thread.submit(AuthenticationAccount, self.own_store).result()
+        self.account = OnThread(self._thread, self.own_account)
 
     def peer(self, channel: TcpClassicalChannel, *, timeout_s: float = TIMEOUT_S) -> Peer:
         return Peer(channel, Authenticator(self.own_account, self.role), timeout_s=timeout_s)

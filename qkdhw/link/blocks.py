@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -147,12 +147,13 @@ def _drive(
     outgoing: list[Message],
     kinds: frozenset[MessageKind],
 ) -> Outcome:
-    while True:
-        for message in outgoing:
-            peer.send(message)
-        if exchange.outcome is not None:
-            return exchange.outcome
-        outgoing = exchange.receive(peer.receive(*kinds))
+    with closing(exchange):
+        while True:
+            for message in outgoing:
+                peer.send(message)
+            if exchange.outcome is not None:
+                return exchange.outcome
+            outgoing = exchange.receive(peer.receive(*kinds))
 
 
 def _put(context: Context, session_id: bytes, outcome: Outcome) -> None:
