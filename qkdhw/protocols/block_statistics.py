@@ -9,6 +9,10 @@ from itertools import pairwise
 from qkdhw.errors import ConfigurationError
 from qkdhw.model import DecoyCounts
 
+# Outside these the formulas divide by what rounding has left.
+MAX_MEAN_PHOTON_NUMBER = 100.0
+MIN_DIFFERENCE = 1e-9
+
 
 def check_epsilons(eps_sec: float, eps_cor: float) -> None:
     """Raise ConfigurationError unless both security parameters are at least 1e-100 and below 1."""
@@ -57,13 +61,15 @@ def check_decoy_counts(counts: DecoyCounts, *, intensities: int, proof: str) -> 
 def _check_intensities(counts: DecoyCounts) -> None:
     mu: Sequence[float] = counts.mean_photon_number
     p: Sequence[float] = counts.intensity_probability
-    if not all(math.isfinite(value) and value >= 0.0 for value in mu):
-        raise _impossible("mean_photon_number must be finite and not negative")
-    if any(brighter <= darker for brighter, darker in pairwise(mu)):
-        raise _impossible("mean_photon_number must fall from each intensity to the next")
-    if len(mu) == 3 and mu[0] <= mu[1] + mu[2]:
+    if not all(0.0 <= value <= MAX_MEAN_PHOTON_NUMBER for value in mu):
+        raise _impossible(f"mean_photon_number must be 0 to {MAX_MEAN_PHOTON_NUMBER:g}")
+    if any(brighter - darker < MIN_DIFFERENCE for brighter, darker in pairwise(mu)):
+        raise _impossible(
+            f"mean_photon_number must fall from each intensity to the next, by {MIN_DIFFERENCE:g} or more"
+        )
+    if len(mu) == 3 and mu[0] - mu[1] - mu[2] < MIN_DIFFERENCE:
         raise ConfigurationError(
-            f"two-decoy bounds need mu_1 > mu_2 + mu_3; here {mu[0]} <= {mu[1]} + {mu[2]}",
+            f"two-decoy bounds need mu_1 > mu_2 + mu_3 by {MIN_DIFFERENCE:g}; here they are {mu[0]}, {mu[1]}, {mu[2]}",
             remedy="Lower the decoy intensities of the transmitter.",
         )
     if len(p) != len(mu) or not all(0.0 < value <= 1.0 for value in p) or abs(math.fsum(p) - 1.0) > 1e-6:

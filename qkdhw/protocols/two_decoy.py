@@ -44,9 +44,10 @@ def single_photon_lower_bound(
         vacuum_series: Lower bound on S_0 (zero-photon events over tau_0).
     """
     mu_1, mu_2, mu_3 = mu
-    squares = mu_2**2 - mu_3**2
+    squares = (mu_2 - mu_3) * (mu_2 + mu_3)
     numerator = middle_lower - dark_upper - squares / mu_1**2 * (bright_upper - vacuum_series)
-    return tau_1 * mu_1 * numerator / (mu_1 * (mu_2 - mu_3) - squares)
+    # The denominator as a product: as a difference of squares its rounding error could change its sign.
+    return tau_1 * mu_1 * numerator / ((mu_2 - mu_3) * (mu_1 - mu_2 - mu_3))
 
 
 def single_photon_error_upper_bound(
