@@ -57,7 +57,8 @@ def _read_pin(pin_file: Path | None, pin_env: str | None) -> str:
             others_may_read = pin_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
             pin = pin_file.read_text("utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"cannot read PIN file {pin_file}: {error}") from None
+            remedy = "Write the user PIN into it, mode 600."
+            raise ConfigurationError(f"cannot read PIN file {pin_file}: {error}", remedy=remedy) from None
         if others_may_read:
             raise ConfigurationError(f"others may read PIN file {pin_file}", remedy=f"chmod 600 {pin_file}")
         return pin
