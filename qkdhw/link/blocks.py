@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw.errors import PeerProtocolError
+from qkdhw.errors import EventError, PeerProtocolError
 from qkdhw.events.gating import Gate
 from qkdhw.keys.ledger import NewKey
 from qkdhw.keys.segments import NewSegment
@@ -227,28 +227,45 @@ class DetectionCollector:
     def feed(self, piece: Any) -> None:
         """Gate one piece of the stream and keep what clicked."""
         gated = self._gate.feed(piece)
+        if not len(gated):
+            return
         self._slot.append(gated.slot)
         self._basis.append(gated.basis)
         self._bit.append(gated.bit)
-        if gated.slot.size:
-            self._last_slot = int(gated.slot[-1])
+        self._last_slot = int(gated.slot[-1])
 
     def take(
         self, first_slot: int, n_slots: int, *, timeout_s: float
     ) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return (slot, basis, bit) of every detection in the block; what lies before it is dropped."""
+        """Return (slot, basis, bit) of every detection in the block; what lies before it is dropped.
+
+        Raises:
+            TransportTimeoutError: The unit sent nothing for `timeout_s`.
+            EventError: It sent, but for `timeout_s` no click fell into a slot.
+        """
         end = first_slot + n_slots
-        reported = time.monotonic()
+        reported = advanced = time.monotonic()
         while self._last_slot < end:
+            before = self._last_slot
             self.feed(self._reader.next_piece(timeout_s=timeout_s))
-            if time.monotonic() - reported > 0.2:
-                reported = time.monotonic()
+            now = time.monotonic()
+            if self._last_slot > before:
+                advanced = now
+            elif now - advanced > timeout_s:
+                raise EventError(
+                    f"for {timeout_s} s no click fell into a slot",
+                    remedy="check the light, the fibre, the detectors and receiver.window_ps",
+                )
+            if now - reported > 0.2:
+                reported = now
                 done = min(max(0, self._last_slot - first_slot), n_slots)
                 self._emit({"event": "collecting", "done_slots": done, "total_slots": n_slots})
         slot = np.concatenate(self._slot)
         low, high = (int(index) for index in np.searchsorted(slot, [first_slot, end]))
         basis, bit = np.concatenate(self._basis), np.concatenate(self._bit)
         out = slot[low:high].copy(), basis[low:high].copy(), bit[low:high].copy()
+        for old in self._bit:
+            old.fill(0)
         self._slot, self._basis, self._bit = [slot[high:].copy()], [basis[high:].copy()], [bit[high:].copy()]
         bit.fill(0)
         return out
