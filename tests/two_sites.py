@@ -164,7 +164,8 @@ def make_store(folder: Path, role: Role, *, masks: int = 60) -> SqliteKeyStore:
 
 def site_config(role: Role, folder: Path, timeout_s: float = 5.0, **protocol: object) -> SiteConfig:
     fields = {"link": "north", "pulse_rate_hz": 100_000_000, "block_pulses": 1 << 16} | protocol
-    wiring = (DetectorConfig(channel=1, basis="key", bit=0), DetectorConfig(channel=2, basis="key", bit=1))
+    bases: tuple[Literal["key", "test"], ...] = ("key", "key", "test", "test")
+    wiring = tuple(DetectorConfig(channel=1 + i, basis=basis, bit=i % 2) for i, basis in enumerate(bases))
     return SiteConfig(
         role=role,
         unit=UnitConfig(name="none", url="none"),

@@ -111,10 +111,17 @@ class ReceiverConfig(_Strict):
             with it say so in their metadata. Leave it out with real units.
     """
 
-    wiring: Annotated[tuple[DetectorConfig, ...], Field(min_length=2)]
+    wiring: Annotated[tuple[DetectorConfig, ...], Field(min_length=4, max_length=4)]
     window_ps: Annotated[int, Field(gt=0)]
     dead_time_ps: Annotated[int, Field(ge=0)] = 0
     multi_click_seed: int | None = None
+
+    @model_validator(mode="after")
+    def _four_detectors(self) -> Self:
+        outcomes = {(detector.basis, detector.bit) for detector in self.wiring}
+        if len(outcomes) != 4 or len({detector.channel for detector in self.wiring}) != 4:
+            raise ValueError("wiring must name one channel for each basis and bit value")
+        return self
 
 
 class KeysConfig(_Strict):
@@ -166,6 +173,9 @@ class SiteConfig(_Strict):
     def _complete(self) -> Self:
         if (self.role == "receiver") != (self.receiver is not None):
             raise ValueError("the section [receiver] is for the role receiver, and needed there")
+        # The window must leave room between slots; see qkdhw.events.gating.Gate.
+        if self.receiver is not None and self.receiver.window_ps * self.protocol.pulse_rate_hz >= 63e12 / 64:
+            raise ValueError("receiver.window_ps must be shorter than the time between pulses")
         if self.protocol.keys_per_block_to_token and self.token is None:
             raise ValueError("protocol.keys_per_block_to_token needs the section [token]")
         if self.tls is not None and self.protocol.keys_per_block_to_token < 2:

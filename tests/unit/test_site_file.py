@@ -46,6 +46,10 @@ def test_the_documented_file_is_valid_and_paths_start_at_its_folder(tmp_path: Pa
         ('connect = "198', 'listen = "127.0.0.1:0"\nconnect = "198', "channel"),
         ('link = "north"', 'link = "no rth"', "protocol.link"),
         ("{channel = 1,", "{channel = 0,", "receiver.wiring.0.channel"),
+        ("{channel = 1,", "{channel = 2,", "one channel for each basis and bit value"),
+        ("bit = 0},", "bit = 1},", "one channel for each basis and bit value"),
+        (', {channel = 2, basis = "key", bit = 1}', "", "receiver.wiring"),
+        ("window_ps = 10000 ", "window_ps = 49500 ", "receiver.window_ps"),
         ('kek_file = "kek"', "", "keys.kek_file"),
     ],
 )
