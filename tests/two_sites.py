@@ -31,7 +31,9 @@ from qkdhw.link.peer import Peer, Session, open_session
 from qkdhw.model import DecoyCounts, KeyLength
 from qkdhw.postprocessing.authentication import Authenticator
 from qkdhw.postprocessing.messages import Message
-from qkdhw.postprocessing.session import Policy, ReceiverExchange, State, TransmitterExchange
+from qkdhw.postprocessing.receiver_exchange import ReceiverExchange
+from qkdhw.postprocessing.session import Policy, State
+from qkdhw.postprocessing.transmitter_exchange import TransmitterExchange
 from qkdhw.secret import SecretBuffer
 from qkdhw.transport.classical import ChannelListener, TcpClassicalChannel
 

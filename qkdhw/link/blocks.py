@@ -22,15 +22,9 @@ from qkdhw.link.peer import Peer
 from qkdhw.link.streams import DetectionReader, PreparationReader
 from qkdhw.model import BlockStatistics
 from qkdhw.postprocessing.messages import Message, MessageKind
-from qkdhw.postprocessing.session import (
-    KEY_BYTES,
-    RECEIVER_TABLE,
-    TRANSMITTER_TABLE,
-    Outcome,
-    Policy,
-    ReceiverExchange,
-    TransmitterExchange,
-)
+from qkdhw.postprocessing.receiver_exchange import ReceiverExchange
+from qkdhw.postprocessing.session import KEY_BYTES, RECEIVER_TABLE, TRANSMITTER_TABLE, Outcome, Policy
+from qkdhw.postprocessing.transmitter_exchange import TransmitterExchange
 
 Emit = Callable[[Mapping[str, Any]], None]
 Intensity = tuple[tuple[float, ...], tuple[float, ...]]

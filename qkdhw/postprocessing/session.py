@@ -19,8 +19,7 @@ after both strings are fixed, and there is no way to AMPLIFY but through VERIFIE
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, unique
 
@@ -38,12 +37,11 @@ from qkdhw.errors import (
 )
 from qkdhw.interfaces import KeyLengthProof
 from qkdhw.model import BlockStatistics, DecoyCounts, KeyLength
-from qkdhw.postprocessing.amplification import amplify, seed_bits
+from qkdhw.postprocessing.amplification import amplify
 from qkdhw.postprocessing.estimation import check_qber
 from qkdhw.postprocessing.messages import Message, MessageKind
-from qkdhw.postprocessing.reconciliation import SyndromeSink, SyndromeSource, efficiency
-from qkdhw.postprocessing.sifting import announce, parse_announcement, sift_at_receiver, sift_at_transmitter
-from qkdhw.postprocessing.verification import TAG_BITS, verification_tag, verify_tags
+from qkdhw.postprocessing.reconciliation import efficiency
+from qkdhw.postprocessing.verification import TAG_BITS
 from qkdhw.quantities import binary_entropy
 from qkdhw.secret import SecretBuffer
 
@@ -123,7 +121,7 @@ def split_length(length_bits: int, authentication_bytes: int) -> int:
     return max(0, (length_bits // 8 - authentication_bytes) // KEY_BYTES)
 
 
-class _Exchange:
+class Exchange:
     """What both roles share: state check, abort, stage times and the key length from the counts."""
 
     def __init__(
@@ -262,204 +260,6 @@ class _Exchange:
         self.state = State.DONE
         self.statistics = replace(self.statistics, duration_s=dict(self._durations))
         self.outcome = Outcome(self.statistics, secret, key_ids)
-
-
-class TransmitterExchange(_Exchange):
-    """The transmitter's side of one block.
-
-    Args:
-        block_id: Number that ANNOUNCE must carry.
-        first_slot: First slot of the block.
-        record: uint8 (n,), what was prepared in the block's slots (see model.PreparationBlock).
-        policy: What both sites agreed on.
-        intensity: (mean photon numbers, probabilities), brightest first.
-        random_bytes: Source of fresh randomness for hash function, Toeplitz seed and key IDs.
-    """
-
-    def __init__(
-        self,
-        *,
-        block_id: int,
-        first_slot: int,
-        record: Bits,
-        policy: Policy,
-        intensity: tuple[tuple[float, ...], tuple[float, ...]],
-        random_bytes: Callable[[int], bytes],
-    ) -> None:
-        super().__init__(TRANSMITTER_TABLE, State.START, policy, intensity)
-        self._record = record
-        self._random_bytes = random_bytes
-        self._source: SyndromeSource | None = None
-        self._n_errors = 0
-        self.statistics = BlockStatistics(block_id, first_slot, int(record.size), 0)
-
-    def close(self) -> None:
-        """Wipe what is left of the block's bits."""
-        super().close()
-        self._record.fill(0)
-
-    def _handle(self, message: Message) -> list[Message]:
-        match message.kind:
-            case MessageKind.ANNOUNCE:
-                return self._on_announce(message)
-            case MessageKind.TEST_BITS:
-                return self._on_test_bits(message)
-            case MessageKind.REQUEST:
-                return [Message(MessageKind.ANSWER, parts=(self._reconciler.answer(message.parts[0]),))]
-            case MessageKind.CORRECTED:
-                return self._on_corrected(message)
-            case _:
-                return self._on_verified()
-
-    @property
-    def _reconciler(self) -> SyndromeSource:
-        if self._source is None:
-            raise PeerProtocolError("the peer went on without a syndrome")
-        return self._source
-
-    def _on_announce(self, message: Message) -> list[Message]:
-        block = self.statistics
-        asked = (message.fields["block_id"], message.fields["first_slot"], message.fields["n_slots"])
-        if asked != (block.block_id, block.first_slot, block.n_slots):
-            raise PeerProtocolError(f"the peer announced block {asked}, not {block.block_id} of {block.n_slots} slots")
-        slot, basis = parse_announcement(message.parts[0])
-        sifted = sift_at_transmitter(slot, basis, self._record, block.first_slot)
-        self._record.fill(0)
-        self._key, self._test = sifted.key_bits, sifted.test_bits
-        self._key_intensity, self._test_intensity = sifted.key_intensity, sifted.test_intensity
-        self.statistics = replace(block, n_detections=int(slot.size))
-        self.state = State.AWAIT_TEST_BITS
-        return [Message(MessageKind.SIFT, parts=(sifted.reply.tobytes(), np.packbits(self._test).tobytes()))]
-
-    def _on_test_bits(self, message: Message) -> list[Message]:
-        peer_test = unpack_bits(message.parts[0], self._test.size)
-        self._estimate(self._test, peer_test, self._key_intensity, self._test_intensity)
-        self._source = SyndromeSource(self._key, self.statistics.qber_test or 0.0)
-        self.state = State.AWAIT_CORRECTED
-        return [Message(MessageKind.SYNDROME, parts=(self._source.first_message(),))]
-
-    def _on_corrected(self, message: Message) -> list[Message]:
-        leak_bits, self._n_errors = int(message.fields["leak_bits"]), int(message.fields["n_errors"])
-        if leak_bits != self._reconciler.leak_bits:
-            raise PeerProtocolError(f"the peer counts {leak_bits} leaked bits, this site {self._reconciler.leak_bits}")
-        if not 0 <= self._n_errors <= self._key.size:
-            raise PeerProtocolError(f"the peer says it corrected {self._n_errors} of {self._key.size} bits")
-        self._leak_bits = leak_bits
-        seed = self._random_bytes(SEED_BYTES)
-        self.state = State.AWAIT_VERIFIED
-        return [Message(MessageKind.VERIFY, parts=(seed, verification_tag(self._key, seed)))]
-
-    def _on_verified(self) -> list[Message]:
-        length_bits, n_keys = self._final_length(self._n_errors, self._leak_bits)
-        seed = self._random_bytes((seed_bits(self._key.size, length_bits) + 7) // 8)
-        raw_ids = [uuid.UUID(bytes=self._random_bytes(16), version=4) for _ in range(n_keys)]
-        self._finish_with_key(seed, length_bits, [str(key_id) for key_id in raw_ids])
-        id_part = b"".join(key_id.bytes for key_id in raw_ids)
-        return [Message(MessageKind.AMPLIFY, {"length_bits": length_bits}, (seed, id_part))]
-
-
-class ReceiverExchange(_Exchange):
-    """The receiver's side of one block.
-
-    Args:
-        block_id: Number of the block.
-        first_slot: First slot of the block.
-        n_slots: Slots in the block.
-        slot: int64 (n,), slots with a detection, strictly increasing, inside the block.
-        basis: uint8 (n,), basis of each detection.
-        bit: uint8 (n,), bit value of each detection.
-        policy: What both sites agreed on.
-        intensity: (mean photon numbers, probabilities) as the transmitter announced them, brightest first.
-    """
-
-    def __init__(
-        self,
-        *,
-        block_id: int,
-        first_slot: int,
-        n_slots: int,
-        slot: NDArray[np.int64],
-        basis: Bits,
-        bit: Bits,
-        policy: Policy,
-        intensity: tuple[tuple[float, ...], tuple[float, ...]],
-    ) -> None:
-        super().__init__(RECEIVER_TABLE, State.AWAIT_SIFT, policy, intensity)
-        self._slot, self._basis, self._bit = slot, basis, bit
-        self._sink: SyndromeSink | None = None
-        self._n_errors = 0
-        self.statistics = BlockStatistics(block_id, first_slot, n_slots, int(slot.size))
-
-    def close(self) -> None:
-        """Wipe what is left of the block's bits."""
-        super().close()
-        self._bit.fill(0)
-        if self._sink is not None:
-            self._sink.corrected.fill(0)
-
-    def announcement(self) -> Message:
-        """The message that opens the exchange."""
-        block = self.statistics
-        fields = {"block_id": block.block_id, "first_slot": block.first_slot, "n_slots": block.n_slots}
-        return Message(MessageKind.ANNOUNCE, fields, (announce(self._slot, self._basis),))
-
-    def _handle(self, message: Message) -> list[Message]:
-        match message.kind:
-            case MessageKind.SIFT:
-                return self._on_sift(message)
-            case MessageKind.SYNDROME | MessageKind.ANSWER:
-                return self._on_syndrome(message)
-            case MessageKind.VERIFY:
-                return self._on_verify(message)
-            case _:
-                return self._on_amplify(message)
-
-    def _on_sift(self, message: Message) -> list[Message]:
-        sifted = sift_at_receiver(self._basis, self._bit, np.frombuffer(message.parts[0], np.uint8))
-        self._bit.fill(0)
-        self._key = sifted.key_bits
-        named = np.concatenate((sifted.key_intensity, sifted.test_intensity))
-        if int(named.max(initial=0)) >= len(self._mean_photon_number):
-            raise PeerProtocolError("the peer's sifting reply names an intensity that it did not announce")
-        peer_test = unpack_bits(message.parts[1], sifted.test_bits.size)
-        self._estimate(sifted.test_bits, peer_test, sifted.key_intensity, sifted.test_intensity)
-        self.state = State.AWAIT_SYNDROME
-        return [Message(MessageKind.TEST_BITS, parts=(np.packbits(sifted.test_bits).tobytes(),))]
-
-    def _on_syndrome(self, message: Message) -> list[Message]:
-        if (self._sink is None) != (message.kind is MessageKind.SYNDROME):
-            raise PeerProtocolError(f"the peer sent {message.kind.name} in the wrong order")
-        if self._sink is None:
-            self._sink = SyndromeSink(self._key, self.statistics.qber_test or 0.0)
-        request = self._sink.receive(message.parts[0])
-        if request is not None:
-            return [Message(MessageKind.REQUEST, parts=(request,))]
-        self._n_errors, self._leak_bits = int(self._sink.n_errors), int(self._sink.leak_bits)
-        uncorrected, self._key = self._key, self._sink.corrected
-        uncorrected.fill(0)
-        self.state = State.AWAIT_VERIFY
-        return [Message(MessageKind.CORRECTED, {"n_errors": self._n_errors, "leak_bits": self._leak_bits})]
-
-    def _on_verify(self, message: Message) -> list[Message]:
-        seed, peer_tag = message.parts
-        if len(seed) != SEED_BYTES:
-            raise PeerProtocolError(f"verification seed of {len(seed)} bytes from the peer, not {SEED_BYTES}")
-        verify_tags(verification_tag(self._key, seed), peer_tag)
-        self.state = State.AWAIT_AMPLIFY
-        return [Message(MessageKind.VERIFIED)]
-
-    def _on_amplify(self, message: Message) -> list[Message]:
-        length_bits, n_keys = self._final_length(self._n_errors, self._leak_bits)
-        seed, id_part = message.parts
-        if message.fields["length_bits"] != length_bits or len(id_part) != 16 * n_keys:
-            raise PeerProtocolError("the peer computed another key length from the same counts")
-        if len(seed) != (seed_bits(self._key.size, length_bits) + 7) // 8:
-            raise PeerProtocolError("the peer's Toeplitz seed has a wrong length")
-        key_ids = [str(uuid.UUID(bytes=id_part[i : i + 16])) for i in range(0, len(id_part), 16)]
-        if len(set(key_ids)) != n_keys:
-            raise PeerProtocolError("the peer gave two keys the same key ID")
-        self._finish_with_key(seed, length_bits, key_ids)
-        return []
 
 
 def unpack_bits(data: bytes, n_bits: int) -> Bits:

@@ -65,8 +65,6 @@ def verify_tags(own: bytes, peer: bytes) -> None:
     Raises:
         VerificationError: They differ.
 
-    Source:
-        House rule; the comparison is hmac.compare_digest.
     """
     if len(own) != TAG_BITS // 8 or not hmac.compare_digest(own, peer):
         raise VerificationError(

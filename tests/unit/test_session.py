@@ -13,15 +13,10 @@ import pytest
 from qkdhw.errors import PeerProtocolError
 from qkdhw.model import KeyLength
 from qkdhw.postprocessing.messages import SCHEMA, Message, MessageKind, decode_message, encode_message
-from qkdhw.postprocessing.session import (
-    KEY_BYTES,
-    ReceiverExchange,
-    State,
-    TransmitterExchange,
-    split_length,
-    unpack_bits,
-)
+from qkdhw.postprocessing.receiver_exchange import ReceiverExchange
+from qkdhw.postprocessing.session import KEY_BYTES, State, split_length, unpack_bits
 from qkdhw.postprocessing.sifting import parse_announcement
+from qkdhw.postprocessing.transmitter_exchange import TransmitterExchange
 from qkdhw.postprocessing.verification import TAG_BITS
 from qkdhw.protocols.registry import load_proof
 from two_sites import (
