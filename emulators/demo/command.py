@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -64,6 +65,11 @@ def demo(
         raise ConfigurationError(
             f"there is no folder {report.parent} for the report", remedy="make it, or see --report"
         )
+    if report.is_dir():
+        raise ConfigurationError(f"--report {report} is a folder", remedy="name a file")
+    # Whoever ends the demo shall not leave its KEKs, PINs and tokens lying about in the temporary folder.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     console = Console(stderr=json_output)
     with ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qkdhw-demo-")))
