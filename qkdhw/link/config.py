@@ -14,6 +14,8 @@ from qkdhw.errors import ConfigurationError
 
 Role = Literal["transmitter", "receiver"]
 
+SIZE_LIMIT_BYTES = 1 << 20
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -190,12 +192,19 @@ def load_site(path: Path) -> SiteConfig:
         ConfigurationError: Names the first wrong field and what is wrong with it.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(SIZE_LIMIT_BYTES + 1)
     except OSError as error:
         raise ConfigurationError(
             f"cannot read {path}: {error.strerror}", remedy="give the path of a site file"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    if len(text) > SIZE_LIMIT_BYTES:
+        raise ConfigurationError(
+            f"{path} is larger than {SIZE_LIMIT_BYTES} bytes", remedy="give the path of a site file"
+        )
+    try:
+        data = tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not TOML: {error}", remedy="correct that line") from error
     try:
         config = SiteConfig.model_validate(data)

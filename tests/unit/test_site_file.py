@@ -66,6 +66,11 @@ def test_no_file_and_no_toml(tmp_path: Path) -> None:
         load_site(tmp_path / "none.toml")
     with pytest.raises(ConfigurationError, match="not TOML"):
         load_site(write(tmp_path, "role ="))
+    for text in ("a = " + 100_000 * "[", "a = " + 5000 * "9", 'a = "\\uD800"'):
+        with pytest.raises(ConfigurationError, match="not TOML"):
+            load_site(write(tmp_path, text))
+    with pytest.raises(ConfigurationError, match="larger than"):
+        load_site(Path("/dev/zero"))
 
 
 def test_both_sites_must_mean_the_same(tmp_path: Path) -> None:
