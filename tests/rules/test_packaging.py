@@ -1,0 +1,132 @@
+"""What is shipped: an sdist from a clean tree, a wheel from that sdist, and a program that runs from that wheel alone."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from qkdhw.version import __version__
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+KERNELS = {path.stem for path in (ROOT / "ext").glob("*.pyx")}
+IGNORED = ("build", "dist", "*.egg-info", "*.so", "__pycache__", ".[!c]*", "demo-run", "demo-report.html")
+BUILD_TIMEOUT_S = 500
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@dataclass(frozen=True)
+class Built:
+    """Both distributions, and the wheel installed in a folder of its own."""
+
+    sdist: Path
+    wheel: Path
+    site: Path
+
+    def run(self, *command: object) -> subprocess.CompletedProcess[str]:
+        """Run something outside of the tree, with the installed wheel before all else."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+        return subprocess.run(
+            [str(word) for word in command],
+            cwd=self.site.parent, env=environment | {"PYTHONPATH": str(self.site)},
+            capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    place = tmp_path_factory.mktemp("packaging")
+    shutil.copytree(ROOT, place / "tree", ignore=shutil.ignore_patterns(*IGNORED))
+    (place / "jobs.cfg").write_text(f"[build_ext]\nparallel = {os.cpu_count()}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", place / "dist", place / "tree"],
+        env=os.environ | {"DIST_EXTRA_CONFIG": str(place / "jobs.cfg"), "CFLAGS": "-g0"},
+        capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (sdist,) = (place / "dist").glob("*.tar.gz")
+    (wheel,) = (place / "dist").glob("*.whl")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
+    subprocess.run(
+        [*install, "--disable-pip-version-check", "--target", place / "site", wheel], check=True, timeout=120
+    )
+    return Built(sdist, wheel, place / "site")
+
+
+def names_in(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_the_wheel_holds_all_modules_and_nothing_else(built: Built) -> None:
+    names = names_in(built.wheel)
+    info = f"qkdhw-{__version__}.dist-info/"
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "qkdhw").rglob("*.py")}
+    modules |= {"qkdhw_" + str(path.relative_to(ROOT)) for path in (ROOT / "emulators").rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == modules
+    compiled = {name for name in names if name.endswith(".so")}
+    assert {Path(name).name.split(".")[0] for name in compiled} == KERNELS
+    assert all(name.startswith("qkdhw/_core/") for name in compiled)
+    stubs = {name for name in names if name.endswith(".pyi")}
+    assert stubs == {f"qkdhw/_core/{stem}.pyi" for stem in KERNELS}
+    rest = {name for name in names - modules - compiled - stubs if not name.startswith(info)}
+    assert rest == {"qkdhw/py.typed", "qkdhw_emulators/py.typed"}
+    assert f"{info}licenses/LICENSE" in names
+
+
+def test_the_wheel_names_every_entry_point(built: Built) -> None:
+    with zipfile.ZipFile(built.wheel) as archive:
+        found = configparser.ConfigParser(delimiters="=")
+        found.optionxform = str  # type: ignore[assignment,method-assign]
+        found.read_string(archive.read(f"qkdhw-{__version__}.dist-info/entry_points.txt").decode())
+    wanted = {"console_scripts": PROJECT["scripts"], **PROJECT["entry-points"]}
+    assert {section: dict(found[section]) for section in found.sections()} == wanted
+
+
+def test_the_sdist_can_build_and_test_itself(built: Built) -> None:
+    with tarfile.open(built.sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for name in (
+        "Makefile",
+        "README.md",
+        "LICENSE",
+        "docs/README.md",
+        "tests/conftest.py",
+        ".ci/lock/run.txt",
+        ".ci/run",
+    ):
+        assert name in names
+    assert {f"ext/{stem}.pyx" for stem in KERNELS} <= names
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("*.py")} <= names
+    assert [name for name in names if name.endswith((".so", ".c", ".pyc", ".o"))] == []
+
+
+def test_it_runs_from_the_wheel_alone(built: Built) -> None:
+    where = "import qkdhw, qkdhw_emulators, qkdhw._core.toeplitz as t; print(qkdhw.__file__, qkdhw_emulators.__file__, t.__file__)"
+    files = built.run(sys.executable, "-c", where).stdout.split()
+    assert len(files) == 3
+    assert all(Path(file).is_relative_to(built.site) for file in files)
+    assert built.run(sys.executable, "-m", "qkdhw", "--version").stdout == f"qkdhw {__version__}\n"
+    doctor = built.run(sys.executable, "-m", "qkdhw", "doctor", "--json")
+    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+    assert json.loads(doctor.stdout)["main_job_can_run"] is True
+
+
+def test_the_main_job_runs_from_the_wheel_alone(built: Built) -> None:
+    report = built.site.parent / "report.html"
+    done = built.run(built.site / "bin" / "qkdhw", "demo", "--duration", "2.2", "--json", "--report", report)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert json.loads(done.stdout)["totals"]["keys_confirmed"] == 8
+    assert report.exists()
