@@ -12,11 +12,6 @@ PS_PER_S = 1_000_000_000_000
 PS_PER_NS = 1_000
 
 
-def transmittance_of(loss_db: float) -> float:
-    """Convert a loss in dB to the transmitted fraction 10^(-loss/10)."""
-    return float(10.0 ** (-loss_db / 10.0))
-
-
 def seconds_of(ticks: int, tick_ps: Fraction) -> float:
     """Convert a count of ticks to seconds, for display only: events keep their exact count."""
     return float(ticks * tick_ps / PS_PER_S)

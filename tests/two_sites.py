@@ -171,7 +171,7 @@ def site_config(role: Role, folder: Path, timeout_s: float = 5.0, **protocol: ob
     return SiteConfig(
         role=role,
         unit=UnitConfig(name="none", url="none"),
-        channel=ChannelConfig(listen="127.0.0.1:0", timeout_s=timeout_s),
+        channel=ChannelConfig(**{"connect" if role == "transmitter" else "listen": "127.0.0.1:1"}, timeout_s=timeout_s),
         protocol=ProtocolConfig.model_validate(fields),
         keys=KeysConfig(store=folder / f"{role}.sqlite", kek_file=folder / "kek"),
         receiver=ReceiverConfig(wiring=wiring, window_ps=1000) if role == "receiver" else None,

@@ -95,7 +95,7 @@ def transmit_block(
     outcome = _drive(peer, exchange, exchange.receive(announced), TRANSMITTER_KINDS)
     if outcome.secret is None:
         return BlockResult(outcome.statistics, ())
-    _put(context, session_id, outcome)
+    _put(context, peer, session_id, outcome)
     stored = peer.receive(MessageKind.STORED)
     _check_block_id(stored, block_id)
     context.store.activate_block(session=session_id.hex(), block_id=block_id)
@@ -128,7 +128,7 @@ def receive_block(
     outcome = _drive(peer, exchange, [exchange.announcement()], RECEIVER_KINDS)
     if outcome.secret is None:
         return BlockResult(outcome.statistics, ())
-    _put(context, session_id, outcome)
+    _put(context, peer, session_id, outcome)
     peer.send(Message(MessageKind.STORED, {"block_id": block_id}))
     _check_block_id(peer.receive(MessageKind.ACTIVATE), block_id)
     context.store.activate_block(session=session_id.hex(), block_id=block_id)
@@ -150,7 +150,7 @@ def _drive(
             outgoing = exchange.receive(peer.receive(*kinds))
 
 
-def _put(context: Context, session_id: bytes, outcome: Outcome) -> None:
+def _put(context: Context, peer: Peer, session_id: bytes, outcome: Outcome) -> None:
     """Store a block's keys and authentication bytes as pending, in one durable transaction, and wipe them here."""
     statistics, secret = outcome.statistics, outcome.secret
     if secret is None:
@@ -159,7 +159,7 @@ def _put(context: Context, session_id: bytes, outcome: Outcome) -> None:
     digest = hashlib.sha256(session_id + statistics.block_id.to_bytes(8, "big"))
     for key_id in outcome.key_ids:
         digest.update(key_id.encode())
-    metadata = key_metadata(context, statistics)
+    metadata = key_metadata(context, statistics) | {"eps_authentication": peer.eps_authentication}
     with ExitStack() as wiped:
         wiped.enter_context(secret)
         keys = [

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from qkdhw.errors import PeerProtocolError
 from qkdhw.interfaces import ClassicalChannel
+from qkdhw.keys.ledger import BlockRecord
 from qkdhw.keys.store import SqliteKeyStore
 from qkdhw.link.config import Role, SiteConfig
 from qkdhw.model import KeyState
@@ -69,6 +70,11 @@ class Peer:
             raise PeerProtocolError(f"the peer sent {message.kind.name}, expected {wanted}")
         return message, data
 
+    @property
+    def eps_authentication(self) -> float:
+        """Probability bound that a forged message passed in this session so far."""
+        return self._authenticator.eps
+
     def bind(self, session_id: bytes) -> None:
         """From now on every tag depends on this session."""
         self._authenticator.bind(session_id)
@@ -96,40 +102,40 @@ def open_session(
 ) -> Session:
     """Exchange HELLO, check that both sites mean the same link, and settle what a crash cut off.
 
+    The site that connected speaks first, so that somebody who only connects costs the other no authentication key.
+
     Raises:
         PeerProtocolError: The peer is configured differently, has the same role, or sent nonsense.
     """
+    link = config.protocol.link
+    own_blocks = [block for block in store.blocks() if block.link == link]
+    burnt = store.records(state=KeyState.BURNT)
     hello = Message(
         MessageKind.HELLO,
         {
             "version": VERSION,
-            "link": config.protocol.link,
+            "link": link,
             "role": config.role,
             "profile": config.protocol.digest(),
             "blocks": [
                 [block.session, block.block_id, block.digest.hex(), block.state.value]
-                for block in store.blocks()[-RECENT_BLOCKS:]
+                for block in own_blocks[-RECENT_BLOCKS:]
             ],
-            "burnt": [record.key_id for record in store.records(state=KeyState.BURNT)[-RECENT_BURNT:]],
+            "burnt": [record.key_id for record in burnt if record.link == link][-RECENT_BURNT:],
         },
         (random_bytes(NONCE_BYTES),),
     )
-    if config.role == "transmitter":
-        own = peer.send(hello)
-        answer, theirs = peer.receive_raw(MessageKind.HELLO)
-        transcript = own + theirs
-    else:
-        answer, theirs = peer.receive_raw(MessageKind.HELLO)
-        own = peer.send(hello)
-        transcript = theirs + own
+    own = peer.send(hello) if config.channel.connect else b""
+    answer, theirs = peer.receive_raw(MessageKind.HELLO)
+    own = own or peer.send(hello)
+    transcript = own + theirs if config.role == "transmitter" else theirs + own
     _check_hello(answer, config)
     peer_blocks = _parse_blocks(answer.fields["blocks"])
     session_id = hashlib.sha256(transcript).digest()
     peer.bind(session_id)
-    own_blocks = store.blocks()
-    activated, burnt = _settle(store, peer_blocks, _parse_key_ids(answer.fields["burnt"]))
+    n_activated, n_burnt = _settle(store, own_blocks, peer_blocks, _parse_key_ids(answer.fields["burnt"]))
     last = max([block.block_id for block in own_blocks] + [number for _, number in peer_blocks] + [0])
-    return Session(session_id, last + 1, activated, burnt)
+    return Session(session_id, last + 1, n_activated, n_burnt)
 
 
 def _check_hello(answer: Message, config: SiteConfig) -> None:
@@ -170,11 +176,13 @@ def _parse_key_ids(items: list[object]) -> list[str]:
         raise PeerProtocolError("the peer's list of burnt keys is malformed") from error
 
 
-def _settle(store: SqliteKeyStore, peer_blocks: PeerBlocks, peer_burnt: list[str]) -> tuple[int, int]:
+def _settle(
+    store: SqliteKeyStore, own_blocks: list[BlockRecord], peer_blocks: PeerBlocks, peer_burnt: list[str]
+) -> tuple[int, int]:
     """Bring this store to what both sites hold; returns (blocks activated, blocks and keys burnt)."""
     activated = burnt = 0
     told_from = min(number for _, number in peer_blocks) if len(peer_blocks) >= RECENT_BLOCKS else 0
-    for block in store.blocks():
+    for block in own_blocks:
         if block.state is KeyState.BURNT or (block.state is KeyState.READY and block.block_id < told_from):
             continue
         digest, state = peer_blocks.get((block.session, block.block_id), ("", KeyState.BURNT))

@@ -16,6 +16,7 @@ import numpy as np
 
 from qkdhw.drivers import open_unit
 from qkdhw.errors import (
+    AuthenticationKeyExhaustedError,
     ClockAlignmentError,
     ConfigurationError,
     EventError,
@@ -60,6 +61,7 @@ LONGEST_BACK_OFF_S = 5.0
 BLOCK_TIMEOUT_S = 3600.0
 MEET_STEP_S = 0.5
 STOP_CHECK = "stop"
+LEAST_MASKS = 48
 MONITORS = ("laser_bias_ma", "laser_temperature_c", "mean_photon_number_0", "back_reflection_nw", "photocurrent_ua")
 
 
@@ -339,6 +341,13 @@ class _Site:
         protocol = self._config.protocol
         index = 0
         while protocol.blocks == 0 or self._done < protocol.blocks:
+            left = min(self._account.available_send_masks(), self._account.available_receive_masks())
+            if left < LEAST_MASKS:  # a block must not run out in the middle: its own refill would come too late
+                raise AuthenticationKeyExhaustedError(
+                    f"{left} authentication masks are left, a block may need {LEAST_MASKS}",
+                    remedy="make new stores with a new start key at both sites; larger blocks or a larger "
+                    "protocol.authentication_bytes refill faster",
+                )
             place = (protocol.sync_pulses + index * protocol.block_pulses, protocol.block_pulses)
             yield session.next_block_id + index, place
             index += 1

@@ -82,6 +82,9 @@ class Authenticator:
 
     Until `bind` the session ID is empty: that is for the messages that agree on one.
 
+    Attributes:
+        eps: Probability bound that any message opened so far was forged; the bounds add up.
+
     Args:
         account: This site's authentication key.
         role: Which site this is.
@@ -99,6 +102,7 @@ class Authenticator:
         self._n_sealed = 0
         self._n_opened = 0
         self._failed = False
+        self.eps = 0.0
 
     def bind(self, session_id: bytes) -> None:
         """Make every tag from now on depend on this session; sequence numbers start at 0 again.
@@ -157,6 +161,7 @@ class Authenticator:
                 "end the session and start a new one",
             )
         self._account.accept_receive(segment_id, index)
+        self.eps += forgery_eps(len(message))
         return message
 
     def _tag(self, segment_id: int, index: int, sender: Role, number: int, message: bytes) -> bytes:
