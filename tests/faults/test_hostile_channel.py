@@ -400,3 +400,15 @@ def test_silence_is_noticed_in_time(sites: tuple[Site, Site], tmp_path: Path) ->
         results = Talk(sites, tmp_path, 0.3).run(eve)
     assert time.monotonic() - started < PATIENCE_S
     assert any(isinstance(result, TransportTimeoutError) for result in results.values())
+
+
+def test_who_only_connects_costs_the_listening_site_no_key(sites: tuple[Site, Site]) -> None:
+    _, listening = sites
+    before = listening.account.available_send_masks()
+    for frame in (b"", b"\0" * 100, b"x" * 100_000):
+        stranger, end = channel_pair()
+        with stranger:
+            refused = listening.begin(listening.open, end)
+            stranger.send(frame)
+            assert isinstance(refused.result(PATIENCE_S), AuthenticationError)
+    assert listening.account.available_send_masks() == before
