@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from rich.table import Column, Table
 from qkdhw.cli.console import JsonOption, out, print_json
 from qkdhw.errors import ConfigurationError
 from qkdhw.export.modules import find_modules, list_tokens
+from qkdhw.export.pin import read_pin_file
 from qkdhw.export.pkcs11 import Pkcs11Token
 
 app = typer.Typer(help="Look at PKCS#11 modules, tokens and the keys in them.", no_args_is_help=True)
@@ -53,15 +53,7 @@ def _read_pin(pin_file: Path | None, pin_env: str | None) -> str:
             raise ConfigurationError(f"environment variable {pin_env} is not set", remedy="Put the PIN into it.")
         return os.environ[pin_env]
     if pin_file is not None:
-        try:
-            others_may_read = pin_file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-            pin = pin_file.read_text("utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            remedy = "Write the user PIN into it, mode 600."
-            raise ConfigurationError(f"cannot read PIN file {pin_file}: {error}", remedy=remedy) from None
-        if others_may_read:
-            raise ConfigurationError(f"others may read PIN file {pin_file}", remedy=f"chmod 600 {pin_file}")
-        return pin
+        return read_pin_file(pin_file)
     if not sys.stdin.isatty():
         message = "no PIN is given"
         raise ConfigurationError(message, remedy="Give --pin-file or --pin-env.")

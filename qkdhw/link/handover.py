@@ -10,9 +10,10 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
-from qkdhw.errors import ConfigurationError, PeerProtocolError, PkiError, SessionRefusedError
+from qkdhw.errors import PeerProtocolError, PkiError, SessionRefusedError
 from qkdhw.export.confirmation import NONCE_BYTES, TAG_BYTES, ConfirmationRole, KeyConfirmation
 from qkdhw.export.journal import ExportJournal, export_key, recover
+from qkdhw.export.pin import read_pin_file
 from qkdhw.export.pkcs11 import Pkcs11Token
 from qkdhw.keys.store import SqliteKeyStore
 from qkdhw.link.blocks import Emit
@@ -47,7 +48,9 @@ class TokenHandover:
     def __init__(self, config: TokenConfig, link: str, journal_file: str | os.PathLike[str]) -> None:
         self._link = link
         with ExitStack() as stack:
-            self.token = stack.enter_context(Pkcs11Token.open(config.module, config.token, lambda: _read_pin(config)))
+            self.token = stack.enter_context(
+                Pkcs11Token.open(config.module, config.token, lambda: read_pin_file(config.pin_file))
+            )
             self._journal = stack.enter_context(ExportJournal(journal_file))
             self.recovered = recover(self._journal, self.token)
             self._resources = stack.pop_all()
@@ -199,12 +202,3 @@ def _verify(runs: list[KeyConfirmation], tags: bytes) -> None:
         raise PeerProtocolError(f"the peer sent {len(tags)} bytes of confirmation tags for {len(runs)} keys")
     for index, run in enumerate(runs):
         run.verify_tag(tags[TAG_BYTES * index : TAG_BYTES * (index + 1)])
-
-
-def _read_pin(config: TokenConfig) -> str:
-    try:
-        return config.pin_file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"cannot read the PIN file {config.pin_file}", remedy="write the token's user PIN into it, mode 0600"
-        ) from error
