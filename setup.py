@@ -37,6 +37,7 @@ setup(
         ),
     ],
     package_dir={"qkdhw_emulators": "emulators"},
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         extensions,
         include_path=["ext"],

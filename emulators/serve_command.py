@@ -57,10 +57,14 @@ def link_command(
     misalignment: Annotated[
         float, typer.Option(help="Fraction of photons in the matching basis that go to the wrong detector.")
     ] = _DEFAULTS.misalignment,
-    eavesdropper: Annotated[EavesdropperChoice, typer.Option()] = EavesdropperChoice.NONE,
+    eavesdropper: Annotated[
+        EavesdropperChoice, typer.Option(help="Who listens on the fibre.")
+    ] = EavesdropperChoice.NONE,
     eavesdropper_fraction: Annotated[float, typer.Option(help="Fraction of the pulses attacked.")] = 1.0,
     pulse_rate_hz: Annotated[int, typer.Option(help="A divisor of 10 GHz.")] = _DEFAULTS.pulse_rate_hz,
-    detector_efficiency: Annotated[float, typer.Option()] = _DEFAULTS.detector_efficiency,
+    detector_efficiency: Annotated[
+        float, typer.Option(help="Of each detector, 0 to 1.")
+    ] = _DEFAULTS.detector_efficiency,
     dark_count_rate_hz: Annotated[float, typer.Option(help="Of each detector.")] = _DEFAULTS.dark_count_rate_hz,
     dead_time_ns: Annotated[float, typer.Option(help="Of each detector.")] = _DEFAULTS.dead_time_ns,
     jitter_ps: Annotated[float, typer.Option(help="Standard deviation.")] = _DEFAULTS.jitter_ps,
@@ -116,7 +120,7 @@ def unit_command(
     name: Annotated[str, typer.Argument(help="Name of the unit, such as generic-tx or sfifteen-tdc1.")],
     *,
     seed: Seed = 1,
-    transport: Annotated[TransportChoice, typer.Option()] = TransportChoice.PTY,
+    transport: Annotated[TransportChoice, typer.Option(help="Pseudo-terminal or TCP.")] = TransportChoice.PTY,
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port, 0 for a free one.")] = 0,
     fault: Faults = None,
     as_json: Json = False,

@@ -219,7 +219,11 @@ class Exchange:
         answer = self._policy.proof(counts, eps_sec=self._policy.eps_sec, eps_cor=self._policy.eps_cor)
         if split_length(answer.length_bits, self._policy.authentication_bytes) == 0:
             self.statistics = replace(self.statistics, key_length=answer)
-            reason = answer.reason or f"{answer.length_bits} secret bits are too few for one key"
+            needed_bits = 8 * (self._policy.authentication_bytes + KEY_BYTES)
+            reason = answer.reason or (
+                f"{answer.length_bits} secret bits are fewer than the {needed_bits} of the authentication "
+                "account's share and one key"
+            )
             raise KeyLengthZeroError(
                 f"{answer.proof} allows no key from this block: {reason}",
                 remedy="use larger blocks (protocol.block_pulses), or a link with less loss or fewer errors",
