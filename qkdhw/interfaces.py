@@ -130,8 +130,8 @@ class ClassicalChannel(Protocol):
         """Send one message whole."""
         ...
 
-    def receive(self, *, timeout_s: float = 30.0) -> bytes:
-        """Return the next whole message or raise TransportError."""
+    def receive(self, *, timeout_s: float = 30.0, limit_bytes: int = 1 << 26) -> bytes:
+        """Return the next whole message or raise TransportError, as for one above `limit_bytes`."""
         ...
 
     def close(self) -> None:

@@ -122,7 +122,7 @@ class AuthenticationAccount:
             else:
                 raise AuthenticationKeyExhaustedError(
                     "no authentication key is left to send with",
-                    remedy="Install a new start key at both sites, longer or used for larger blocks.",
+                    remedy="Make new key stores with a new, longer start key at both sites.",
                 )
         self._chunk_segment = segment.segment_id
         self._chunk_next, self._chunk_end = begin, end

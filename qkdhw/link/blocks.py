@@ -24,6 +24,7 @@ from qkdhw.model import BlockStatistics
 from qkdhw.postprocessing.messages import Message, MessageKind
 from qkdhw.postprocessing.receiver_exchange import ReceiverExchange
 from qkdhw.postprocessing.session import KEY_BYTES, RECEIVER_TABLE, TRANSMITTER_TABLE, Outcome, Policy
+from qkdhw.postprocessing.sifting import MAX_ANNOUNCED
 from qkdhw.postprocessing.transmitter_exchange import TransmitterExchange
 
 Emit = Callable[[Mapping[str, Any]], None]
@@ -262,4 +263,9 @@ class DetectionCollector:
             old.fill(0)
         self._slot, self._basis, self._bit = [slot[high:].copy()], [basis[high:].copy()], [bit[high:].copy()]
         bit.fill(0)
+        if len(out[0]) > MAX_ANNOUNCED:
+            raise EventError(
+                f"a block of {len(out[0])} detections; at most {MAX_ANNOUNCED} can be announced",
+                remedy="use smaller blocks (protocol.block_pulses)",
+            )
         return out

@@ -143,9 +143,8 @@ class TlsHandover:
                 self._tell_accepted(session, serve_echo(session))
             self._expect_refusal(certificates, connect, other, other)
 
-    def connect(self, peer: Peer) -> None:
-        """The receiver's site: the client of the same; for the second attempt it derives from the first key."""
-        asked = peer.receive(MessageKind.SESSION)
+    def connect(self, asked: Message) -> None:
+        """The receiver's site: the client that SESSION asks for; its second attempt derives from the first key."""
         key_id, other = str(asked.fields["key_id"]), str(asked.fields["other_key_id"])
         host, _ = parse_endpoint(self._config.channel.connect or self._tls.listen)
         endpoint = (host, int(asked.fields["port"]))

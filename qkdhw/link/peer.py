@@ -20,13 +20,16 @@ from qkdhw.keys.store import SqliteKeyStore
 from qkdhw.link.config import Role, SiteConfig
 from qkdhw.model import KeyState
 from qkdhw.postprocessing.authentication import Authenticator
-from qkdhw.postprocessing.messages import Message, MessageKind, decode_message, encode_message
+from qkdhw.postprocessing.messages import LIMIT_BYTES, Message, MessageKind, decode_message, encode_message
 
 PeerBlocks = dict[tuple[str, int], tuple[str, KeyState]]  # (session, block ID): (digest in hex, state)
 
 VERSION = 1
 NONCE_BYTES = 32
 BLOCK_STATES = frozenset({KeyState.PENDING, KeyState.READY, KeyState.BURNT})
+HELLO_TIMEOUT_S = 5.0
+HELLO_BYTES = 1 << 20  # before the peer is known, nobody gets more memory than that
+LARGEST_BLOCK_ID = 1 << 48
 RECENT_BLOCKS = 64
 RECENT_BURNT = 4096
 
@@ -61,9 +64,12 @@ class Peer:
         message, _ = self.receive_raw(*kinds, timeout_s=timeout_s)
         return message
 
-    def receive_raw(self, *kinds: MessageKind, timeout_s: float | None = None) -> tuple[Message, bytes]:
+    def receive_raw(
+        self, *kinds: MessageKind, timeout_s: float | None = None, limit_bytes: int = LIMIT_BYTES
+    ) -> tuple[Message, bytes]:
         """Like `receive`, with the encoding."""
-        data = self._authenticator.open(self._channel.receive(timeout_s=timeout_s or self._timeout_s))
+        frame = self._channel.receive(timeout_s=timeout_s or self._timeout_s, limit_bytes=limit_bytes)
+        data = self._authenticator.open(frame)
         message = decode_message(data)
         if message.kind not in kinds:
             wanted = " or ".join(kind.name for kind in kinds)
@@ -89,20 +95,23 @@ class Session:
         next_block_id: Number of the first block of this session.
         activated: Blocks that a crash had left pending and that both sites hold.
         burnt: Blocks and keys that only one site held.
+        done: Blocks that the two sites have done since either was started, the larger number.
     """
 
     session_id: bytes
     next_block_id: int
     activated: int
     burnt: int
+    done: int
 
 
 def open_session(
-    peer: Peer, config: SiteConfig, store: SqliteKeyStore, random_bytes: Callable[[int], bytes]
+    peer: Peer, config: SiteConfig, store: SqliteKeyStore, random_bytes: Callable[[int], bytes], *, done: int = 0
 ) -> Session:
     """Exchange HELLO, check that both sites mean the same link, and settle what a crash cut off.
 
     The site that connected speaks first, so that somebody who only connects costs the other no authentication key.
+    Nothing is settled before a message under the new session's ID has come: a HELLO of long ago cannot settle anything.
 
     Raises:
         PeerProtocolError: The peer is configured differently, has the same role, or sent nonsense.
@@ -122,20 +131,29 @@ def open_session(
                 for block in own_blocks[-RECENT_BLOCKS:]
             ],
             "burnt": [record.key_id for record in burnt if record.link == link][-RECENT_BURNT:],
+            "done": done,
         },
         (random_bytes(NONCE_BYTES),),
     )
-    own = peer.send(hello) if config.channel.connect else b""
-    answer, theirs = peer.receive_raw(MessageKind.HELLO)
+    connected = config.channel.connect is not None
+    own = peer.send(hello) if connected else b""
+    answer, theirs = peer.receive_raw(
+        MessageKind.HELLO, timeout_s=min(HELLO_TIMEOUT_S, config.channel.timeout_s), limit_bytes=HELLO_BYTES
+    )
     own = own or peer.send(hello)
     transcript = own + theirs if config.role == "transmitter" else theirs + own
     _check_hello(answer, config)
     peer_blocks = _parse_blocks(answer.fields["blocks"])
     session_id = hashlib.sha256(transcript).digest()
     peer.bind(session_id)
+    if connected:
+        peer.send(Message(MessageKind.READY))
+    peer.receive(MessageKind.READY)
+    if not connected:
+        peer.send(Message(MessageKind.READY))
     n_activated, n_burnt = _settle(store, own_blocks, peer_blocks, _parse_key_ids(answer.fields["burnt"]))
     last = max([block.block_id for block in own_blocks] + [number for _, number in peer_blocks] + [0])
-    return Session(session_id, last + 1, n_activated, n_burnt)
+    return Session(session_id, last + 1, n_activated, n_burnt, max(done, int(answer.fields["done"])))
 
 
 def _check_hello(answer: Message, config: SiteConfig) -> None:
@@ -161,7 +179,7 @@ def _parse_blocks(items: list[object]) -> PeerBlocks:
     for item in items:
         match item:
             case [str(session), int(block_id), str(digest), str(state)] if (
-                type(block_id) is int and block_id > 0 and state in BLOCK_STATES
+                type(block_id) is int and 0 < block_id <= LARGEST_BLOCK_ID and state in BLOCK_STATES
             ):
                 blocks[session, block_id] = (digest, KeyState(state))
             case _:

@@ -20,6 +20,7 @@ from qkdhw.errors import (
     ClockAlignmentError,
     ConfigurationError,
     EventError,
+    PeerProtocolError,
     PostprocessingError,
     TransportClosedError,
     TransportError,
@@ -87,15 +88,17 @@ def run_site(config: SiteConfig, emit: Emit, *, stop: threading.Event | None = N
         if listener is not None:
             emit({"event": "listening", "port": listener.port})
         back_off_s, give_up = FIRST_BACK_OFF_S, time.monotonic() + config.channel.patience_s
-        while not stop.is_set():
+        while (channel := _meet(config, listener, stop)) is not None:
             try:
-                channel = _meet(config, listener, stop)
-                if channel is not None:
-                    with channel:
-                        site.run_session(channel, stop)
+                with channel:
+                    site.run_session(channel, stop)
                 return
+            except AuthenticationKeyExhaustedError:
+                raise
             except (TransportError, PostprocessingError, EventError, UnitError) as error:
                 emit({"event": "session-broken", "error": type(error).__name__, "reason": str(error)})
+                if listener is not None and not site.met and not stop.is_set():
+                    continue  # a stranger at the door must not use up this site's patience with its peer
                 if site.progressed:
                     give_up, back_off_s = time.monotonic() + config.channel.patience_s, FIRST_BACK_OFF_S
                 if stop.is_set() or time.monotonic() > give_up:
@@ -166,6 +169,7 @@ class _Site:
         self._unit = unit
         self._done = 0
         self._exported: list[str] = []
+        self.met = False
         self.progressed = False
         protocol = config.protocol
         self._context = Context(
@@ -185,9 +189,10 @@ class _Site:
 
     def run_session(self, channel: TcpClassicalChannel, stop: threading.Event) -> None:
         """One session: handshake, clock, blocks, and what comes after the last block."""
-        self.progressed = False
+        self.met = self.progressed = False
         peer = Peer(channel, Authenticator(self._account, self._config.role), timeout_s=self._config.channel.timeout_s)
-        session = open_session(peer, self._config, self._context.store, os.urandom)
+        session = open_session(peer, self._config, self._context.store, os.urandom, done=self._done)
+        self.met, self._done = True, session.done
         self._emit(
             {
                 "event": "session",
@@ -247,8 +252,8 @@ class _Site:
         unit.stop()
         if self._tls is not None and self._exported:
             self._tls.serve(peer, self._exported)
-        peer.receive(MessageKind.BYE)
         peer.send(Message(MessageKind.BYE))
+        peer.receive(MessageKind.BYE)
 
     def _part(self, peer: Peer, unit: TransmitterUnit, announced: Message) -> None:
         """End a session before its blocks are done, because either site was told to stop."""
@@ -279,11 +284,26 @@ class _Site:
                     peer.receive(MessageKind.BYE)
                     raise TransportClosedError("the transmitter's site was told to stop")
                 self._finish_block(peer, result, {"gating": self._gating_report(gate, receiver.window_ps)})
+            else:
+                unit.stop()
+                self._finish_session(peer)
+                return
         unit.stop()
-        if self._tls is not None and self._exported and not stop.is_set():
-            self._tls.connect(peer)
         peer.send(Message(MessageKind.BYE))
         peer.receive(MessageKind.BYE)
+
+    def _finish_session(self, peer: Peer) -> None:
+        """All blocks are done: the transmitter's site says whether a TLS session is to follow."""
+        last = peer.receive(MessageKind.SESSION, MessageKind.BYE)
+        if last.kind is MessageKind.SESSION:
+            if self._tls is None:
+                raise PeerProtocolError(
+                    "the transmitter's site wants a TLS session",
+                    remedy="add the section [tls] at both sites or at none",
+                )
+            self._tls.connect(last)
+            peer.receive(MessageKind.BYE)
+        peer.send(Message(MessageKind.BYE))
 
     def _align(
         self, peer: Peer, reader: DetectionReader, sync: Message, receiver: ReceiverConfig
@@ -392,6 +412,10 @@ def _parse_intensity(settings: dict[str, Any]) -> Intensity:
     """Read the transmitter's intensities from SYNC, strictly."""
     means, shares = settings.get("mean_photon_number"), settings.get("intensity_probability")
     for values in (means, shares):
-        if not isinstance(values, list) or len(values) not in {2, 3} or not all(type(v) is float for v in values):
+        if not isinstance(values, list) or len(values) not in {2, 3} or not all(_is_finite(v) for v in values):
             raise PostprocessingError("the transmitter's site sent malformed intensities")
     return tuple(means or ()), tuple(shares or ())
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)

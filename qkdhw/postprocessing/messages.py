@@ -62,6 +62,7 @@ SCHEMA: Mapping[MessageKind, tuple[Mapping[str, tuple[type, ...]], int]] = {
             "profile": (str,),
             "blocks": (list,),
             "burnt": (list,),
+            "done": (int,),
         },
         1,  # nonce
     ),

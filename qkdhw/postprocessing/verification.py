@@ -52,10 +52,12 @@ def verification_tag(bits: NDArray[np.uint8], seed: bytes) -> bytes:
         raise ValueError(f"the seed must have {SEED_BYTES} bytes")
     packed = np.empty(8 + (bits.size + 7) // 8, np.uint8)
     packed[:8] = np.frombuffer(bits.size.to_bytes(8, "little"), np.uint8)
-    packed[8:] = np.packbits(bits)
+    body = np.packbits(bits)
+    packed[8:] = body
     tag = bytearray(TAG_BITS // 8)
     kernels.polynomial_hash(seed, packed, tag)
     packed.fill(0)
+    body.fill(0)
     return bytes(tag)
 
 

@@ -15,6 +15,8 @@ from typing import Self
 from qkdhw.errors import ConfigurationError, TransportClosedError, TransportError, TransportTimeoutError
 
 LIMIT_BYTES = 64 * 1024 * 1024
+# A peer whose machine lost power is noticed after 10 s of silence and three unanswered probes.
+KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
 
 def parse_endpoint(text: str) -> tuple[str, int]:
@@ -50,6 +52,8 @@ class TcpClassicalChannel:
         self._socket = connection
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE:
+            self._socket.setsockopt(socket.IPPROTO_TCP, option, value)
         self.sent_bytes = 0
         self.received_bytes = 0
 
@@ -86,8 +90,12 @@ class TcpClassicalChannel:
             raise TransportClosedError(f"the peer site is gone: {error.strerror or error}") from error
         self.sent_bytes += 4 + len(message)
 
-    def receive(self, *, timeout_s: float = 30.0) -> bytes:
+    def receive(self, *, timeout_s: float = 30.0, limit_bytes: int = LIMIT_BYTES) -> bytes:
         """Return the next whole message.
+
+        Args:
+            timeout_s: Longest wait for all of it.
+            limit_bytes: Largest message that is taken.
 
         Raises:
             TransportTimeoutError: It did not come in time; the channel cannot be used any more.
@@ -96,8 +104,8 @@ class TcpClassicalChannel:
         """
         deadline = time.monotonic() + timeout_s
         (size,) = struct.unpack(">I", self._read(4, deadline, timeout_s))
-        if size > LIMIT_BYTES:
-            raise TransportError(f"the peer announced a message of {size} bytes; at most {LIMIT_BYTES} are allowed")
+        if size > limit_bytes:
+            raise TransportError(f"the peer announced a message of {size} bytes; at most {limit_bytes} are allowed")
         message = self._read(size, deadline, timeout_s)
         self.received_bytes += 4 + size
         return message

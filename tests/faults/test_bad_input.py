@@ -172,7 +172,7 @@ SITE_FAULTS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "no store": (lambda f: (f / "keys.sqlite").unlink(), "KeyStoreError", "there is no key store"),
     "no database": (write_private("keys.sqlite", b"x" * 9000), "KeyStoreError", "not a database"),
     "wrong PIN": (write_private("pin", b"0000-wrong"), "HsmError", "CKR_PIN_INCORRECT"),
-    "no PIN file": (lambda f: (f / "pin").unlink(), "ConfigurationError", "cannot read the PIN file"),
+    "no PIN file": (lambda f: (f / "pin").unlink(), "ConfigurationError", "cannot read PIN file"),
     "no such token": (change("site.toml", 'token = "qkd"', 'token = "none"'), "HsmError", "no token with label 'none'"),
     "tokens gone": (lambda f: shutil.rmtree(f / "tokens"), "HsmError", "cannot load PKCS#11 module"),
     "no module": (change("site.toml", 'module = "', 'module = "/none'), "HsmError", "does not exist"),

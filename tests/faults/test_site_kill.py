@@ -13,11 +13,14 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qkdhw.keys.account import Role
 from qkdhw.keys.kek import read_kek_file
 from qkdhw.keys.store import SqliteKeyStore
 from qkdhw.model import KeyState
@@ -121,33 +124,14 @@ def check_after_kill(site: StagedSite) -> None:
         assert max(delivered.values(), default=0) <= 1
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_fifty_kills_leave_both_stores_equal_and_no_key_out_twice(tmp_path: Path) -> None:
-    options = DemoOptions(
-        seed=3, duration_s=6.0, loss_db=6.0, misalignment=0.005, eavesdropper="none",
-        block_pulses=BLOCK_PULSES, blocks=0, keys_to_token=2, tls=False,
-    )  # fmt: skip
-    sites = stage_sites(tmp_path)
-    link = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "qkdhw_emulators.serve",
-            "--json",
-            "--seed",
-            "3",
-            "--loss-db",
-            "6",
-            "--misalignment",
-            "0.005",
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    running: dict[str, SiteProcess] = {}
-    rng = random.Random(SEED)
+@contextmanager
+def running_sites(folder: Path, options: DemoOptions) -> Iterator[dict[Role, SiteProcess]]:
+    """Both sites of an emulated link, each in its process; whatever is left of them is killed at the end."""
+    sites = stage_sites(folder)
+    command = [sys.executable, "-m", "qkdhw_emulators.serve", "--json", "--seed", str(options.seed)]
+    command += ["--loss-db", str(options.loss_db), "--misalignment", str(options.misalignment)]
+    link = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    running: dict[Role, SiteProcess] = {}
     try:
         assert link.stdout is not None
         urls = json.loads(link.stdout.readline())
@@ -155,6 +139,25 @@ def test_fifty_kills_leave_both_stores_equal_and_no_key_out_twice(tmp_path: Path
         for role, site in sites.items():
             channel = f'{"listen" if role == "transmitter" else "connect"} = "127.0.0.1:{port}"'
             running[role] = SiteProcess(site, write_site_file(site, options, unit_url=urls[role], channel=channel))
+        yield running
+    finally:
+        for process in running.values():
+            if process.process.poll() is None:
+                process.end(signal.SIGKILL)
+        link.terminate()
+        link.communicate(timeout=10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_fifty_kills_leave_both_stores_equal_and_no_key_out_twice(tmp_path: Path) -> None:
+    options = DemoOptions(
+        seed=3, duration_s=6.0, loss_db=6.0, misalignment=0.005, eavesdropper="none",
+        block_pulses=BLOCK_PULSES, blocks=0, keys_to_token=2, tls=False,
+    )  # fmt: skip
+    rng = random.Random(SEED)
+    with running_sites(tmp_path, options) as running:
+        sites = [process.site for process in running.values()]
         for process in running.values():
             process.wait_for("block")
         for _ in range(KILLS):
@@ -171,19 +174,31 @@ def test_fifty_kills_leave_both_stores_equal_and_no_key_out_twice(tmp_path: Path
             process.wait_for("block")
         assert running["receiver"].end(signal.SIGTERM) == 0, running["receiver"].log()
         running["transmitter"].end(signal.SIGTERM)
-        blocks = {role: process.seen["block"] for role, process in running.items()}
-    finally:
-        for process in running.values():
-            if process.process.poll() is None:
-                process.end(signal.SIGKILL)
-        link.terminate()
-        link.communicate(timeout=10)
-    for site in sites.values():
+        blocks = [process.seen["block"] for process in running.values()]
+    for site in sites:
         check_after_kill(site)
         with open_store(site) as store:
             assert store.records(state=KeyState.PENDING) == []
             assert store.records(state=KeyState.RESERVED) == []
-    transmitter, receiver = (ready_keys(sites[role]) for role in ("transmitter", "receiver"))
+    transmitter, receiver = (ready_keys(site) for site in sites)
     assert transmitter == receiver
     assert len(transmitter) > 0
-    assert min(blocks.values()) > 1
+    assert min(blocks) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["transmitter", "receiver"])
+def test_a_run_of_three_blocks_ends_although_a_site_was_killed_after_the_first(tmp_path: Path, role: Role) -> None:
+    options = DemoOptions(
+        seed=4, duration_s=6.0, loss_db=6.0, misalignment=0.005, eavesdropper="none",
+        block_pulses=BLOCK_PULSES, blocks=3, keys_to_token=2, tls=True,
+    )  # fmt: skip
+    with running_sites(tmp_path, options) as running:
+        running[role].wait_for("exported")
+        running[role].end(signal.SIGKILL)
+        running[role].start()
+        for process in running.values():
+            assert process.process.wait(STEP_TIMEOUT_S) == 0, process.log()
+            process.end(signal.SIGTERM)
+            assert process.seen["end"] == 1
+            assert process.seen["block"] >= 2

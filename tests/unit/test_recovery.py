@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import uuid
 from collections.abc import Iterator, Mapping
@@ -130,7 +131,7 @@ def test_both_stores_are_equal_after_the_handshake(
 def test_authentication_goes_on_with_the_key_of_a_settled_block(
     make_sites: Any, ours: KeyState, theirs: KeyState
 ) -> None:
-    transmitter, receiver = make_sites(masks=1)  # HELLO uses up the start key
+    transmitter, receiver = make_sites(masks=2)  # HELLO and READY use up the start key
     put_block(transmitter.store, 1, ours)
     put_block(receiver.store, 1, theirs)
     meet(transmitter, receiver)
@@ -228,7 +229,8 @@ def test_sites_that_are_configured_differently_refuse_each_other(
 def hello_of(receiver: Site, **fields: Any) -> Message:
     config = receiver.config
     good = {
-        "version": 1, "link": "north", "role": "receiver", "profile": config.protocol.digest(), "blocks": [], "burnt": []
+        "version": 1, "link": "north", "role": "receiver", "profile": config.protocol.digest(), "blocks": [], "burnt": [],
+        "done": 0,
     }  # fmt: skip
     return Message(MessageKind.HELLO, good | fields, (bytes(32),))
 
@@ -238,8 +240,10 @@ def answer_with(receiver: Site, message: Message) -> Any:
 
     def action(channel: TcpClassicalChannel) -> None:
         peer = receiver.peer(channel)
-        peer.receive(MessageKind.HELLO)
-        peer.send(message)
+        _, theirs = peer.receive_raw(MessageKind.HELLO)
+        peer.bind(hashlib.sha256(theirs + peer.send(message)).digest())
+        peer.receive(MessageKind.READY)
+        peer.send(Message(MessageKind.READY))
 
     return action
 
