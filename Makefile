@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
-COVERAGE := 85
+COVERAGE := 92
 SOURCES := $(wildcard ext/*.pyx ext/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
