@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from qkdhw.cli.console import JsonOption, err, out, print_json
+from qkdhw.errors import ConfigurationError
 from qkdhw.formats import FORMATS, EventCounter, EventFile, EventReport, open_events, write_events
 from qkdhw.model import DetectionBlock
 
@@ -55,9 +56,11 @@ def convert(
         str | None, typer.Option("--out-format", help="Format of OUT; taken from its name if not given.")
     ] = None,
     tolerant: TolerantOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write a file's events in another format, exactly or not at all; times are never rounded."""
+    _check_out(file, out_file, force=force)
     source = open_events(file, format_name, tolerant=tolerant)
     left_out = write_events(
         out_file,
@@ -78,6 +81,17 @@ def convert(
             f"{source.tally.invalid_records:,} invalid records skipped, "
             f"{source.tally.missing_records:,} records missing",
             highlight=False,
+        )
+
+
+def _check_out(file: Path, out_file: Path, *, force: bool) -> None:
+    """Refuse to write over the events that are read, and over another file unless that is asked for."""
+    exists = out_file.exists()
+    if file.resolve() == out_file.resolve() or (exists and file.exists() and file.samefile(out_file)):
+        raise ConfigurationError(f"{file} and {out_file} are the same file", remedy="Give OUT another name.")
+    if (exists or out_file.is_symlink()) and not force:
+        raise ConfigurationError(
+            f"{out_file} exists already", remedy="Give OUT another name, or replace it with --force."
         )
 
 

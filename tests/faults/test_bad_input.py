@@ -122,7 +122,7 @@ def test_an_old_output_survives_a_failed_conversion(tmp_path: Path) -> None:
     cut, out = tmp_path / "cut.ptu", tmp_path / "out.csv"
     cut.write_bytes((VECTORS / "t2.ptu").read_bytes()[:-3])
     out.write_text("what was here before")
-    assert qkdhw("events", "convert", cut, out).returncode == 1
+    assert_refused(qkdhw("events", "convert", cut, out, "--force"), "EventFormatError", "cut.ptu")
     assert out.read_text() == "what was here before"
 
 

@@ -48,6 +48,25 @@ def test_convert_and_back_is_the_same_file(tmp_path):
     assert (tmp_path / "y").read_bytes() == (VECTORS / "tdc2.a0.ts").read_bytes()
 
 
+def test_a_file_is_replaced_only_when_asked_and_never_by_itself(tmp_path):
+    source, target = tmp_path / "x.ptu", tmp_path / "y.csv"
+    source.write_bytes((VECTORS / "t2.ptu").read_bytes())
+    target.write_text("old")
+    refused = qkdhw("convert", source, target)
+    assert (refused.returncode, target.read_text()) == (1, "old")
+    assert "ConfigurationError" in refused.stderr
+    assert "--force" in refused.stderr
+    assert qkdhw("convert", source, target, "--force").returncode == 0
+    assert target.read_text() != "old"
+    (tmp_path / "soft.ptu").symlink_to(source)
+    (tmp_path / "hard.ptu").hardlink_to(source)
+    for same in (source, tmp_path / "soft.ptu", tmp_path / "hard.ptu"):
+        refused = qkdhw("convert", source, same, "--force")
+        assert refused.returncode == 1
+        assert "the same file" in refused.stderr
+    assert source.read_bytes() == (VECTORS / "t2.ptu").read_bytes()
+
+
 def test_what_is_left_out_is_said(tmp_path):
     # The one step back in time is small enough for a PTU file.
     done = qkdhw("convert", VECTORS / "tdc2.a1.ts", tmp_path / "x.ptu")
