@@ -8,6 +8,10 @@ COVERAGE := 92
 SOURCES := $(wildcard ext/*.pyx ext/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
+# A folder called qkdhw beside somebody's script must not hide the package: the checkout itself is on the path.
+ON_PATH = $(BIN)/python -c "import pathlib, sysconfig; \
+  pathlib.Path(sysconfig.get_path('purelib'), 'qkdhw-checkout.pth').write_text('$(CURDIR)\n')"
+
 .PHONY: help demo test check bench format dist lock clean system
 
 help:            ## show this list
@@ -59,9 +63,11 @@ $(VENV)/bin/python:
 $(VENV)/.run: $(VENV)/bin/python .ci/lock/run.txt $(SOURCES)
 	@if [ ! -e $(VENV)/.dev ]; then $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/lock/run.txt; fi
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@$(ON_PATH)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python .ci/lock/dev.txt $(SOURCES)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/lock/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@$(ON_PATH)
 	@touch $@ $(VENV)/.run

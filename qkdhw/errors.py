@@ -17,6 +17,8 @@ class QkdhwError(Exception):
     def __init__(self, message: str, *, remedy: str = "") -> None:
         super().__init__(message)
         self.remedy = remedy
+        if remedy:
+            self.add_note(f"remedy: {remedy}")
 
 
 class ConfigurationError(QkdhwError):

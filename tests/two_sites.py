@@ -19,6 +19,7 @@ from qkdhw.keys.account import AuthenticationAccount, install_start_key
 from qkdhw.keys.kek import create_kek_file, read_kek_file
 from qkdhw.keys.store import SqliteKeyStore
 from qkdhw.link.config import (
+    TRANSMITTER_SETTINGS,
     ChannelConfig,
     DetectorConfig,
     KeysConfig,
@@ -170,7 +171,7 @@ def site_config(role: Role, folder: Path, timeout_s: float = 5.0, **protocol: ob
     wiring = tuple(DetectorConfig(channel=1 + i, basis=basis, bit=i % 2) for i, basis in enumerate(bases))
     return SiteConfig(
         role=role,
-        unit=UnitConfig(name="none", url="none"),
+        unit=UnitConfig(name="none", url="none", settings=dict.fromkeys(TRANSMITTER_SETTINGS, 0)),
         channel=ChannelConfig(**{"connect" if role == "transmitter" else "listen": "127.0.0.1:1"}, timeout_s=timeout_s),
         protocol=ProtocolConfig.model_validate(fields),
         keys=KeysConfig(store=folder / f"{role}.sqlite", kek_file=folder / "kek"),

@@ -7,7 +7,8 @@
     streams.py   threads that keep a unit's stream flowing while a block is being processed
     blocks.py    one block from either unit's stream to durable keys at both sites
     handover.py  keys to the token, confirmation between the tokens, the TLS session
-    site.py      the loop that composes them
+    sessions.py  one session of a site, from handshake to farewell
+    site.py      the loop that opens a site and begins sessions
 """
 
 from qkdhw.link.config import SiteConfig, load_site

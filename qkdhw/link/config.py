@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from qkdhw.errors import ConfigurationError
 
 Role = Literal["transmitter", "receiver"]
+TRANSMITTER_SETTINGS = ("pulse_rate_hz", "mean_photon_number", "intensity_probability", "key_basis_probability")
 
 SIZE_LIMIT_BYTES = 1 << 20
 
@@ -173,6 +174,9 @@ class SiteConfig(_Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        missing = [name for name in TRANSMITTER_SETTINGS if name not in self.unit.settings]
+        if self.role == "transmitter" and missing:
+            raise ValueError(f"the section [unit.settings] of a transmitter needs {', '.join(missing)}")
         if (self.role == "receiver") != (self.receiver is not None):
             raise ValueError("the section [receiver] is for the role receiver, and needed there")
         # The window must leave room between slots; see qkdhw.events.gating.Gate.

@@ -99,7 +99,7 @@ class TokenHandover:
         store.reserve(receiver=receiver, key_ids=key_ids)
         for key_id in key_ids:
             with store.take(key_id, receiver=receiver) as key:
-                export_key(self._journal, self.token, key_id=key_id, label=f"qkd:{self._link}", key=key)
+                export_key(self._journal, self.token, key_id=key_id, label=self._link, key=key)
 
     def _confirmations(self, key_ids: list[str], role: ConfirmationRole, nonce: bytes) -> list[KeyConfirmation]:
         return [KeyConfirmation(key_id=key_id, role=role, nonce=nonce, mac=self.token.mac) for key_id in key_ids]
