@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
 
 from qkdhw.cli.console import JsonOption, out, print_json
 from qkdhw.keys.segments import SegmentState
@@ -20,12 +22,17 @@ app = typer.Typer(help="Look at a key store and burn keys.", no_args_is_help=Tru
 StoreOption = Annotated[Path, typer.Option("--store", help="The key store's file.")]
 
 
+# A key ID has 36 characters; a terminal narrower than this may break it into two lines, but none of it is cut.
+_NARROW_COLUMNS = 64
+
+
 def _open(path: Path, *, read_only: bool = True) -> SqliteKeyStore:
     return SqliteKeyStore.open(path, None, read_only=read_only)
 
 
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    table = Table(*columns)
+def _print_table(columns: Sequence[str | Column], rows: Sequence[Sequence[object]]) -> None:
+    folding = (Column(name, overflow="fold") if isinstance(name, str) else name for name in columns)
+    table = Table(*folding, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for row in rows:
         table.add_row(*(str(value) for value in row))
     out.print(table)
@@ -35,16 +42,19 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> No
 def list_keys(
     store: StoreOption,
     state: Annotated[KeyState | None, typer.Option(help="Only keys in this state.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the newest N of them.", metavar="N")] = None,
     json: JsonOption = False,
 ) -> None:
     """List the keys, oldest first."""
     with _open(store) as opened:
-        records = opened.records(state=state)
+        records = opened.records(state=state)[-(limit or 0) :]
     if json:
         print_json([asdict(record) for record in records])
         return
+    wide = out.width >= _NARROW_COLUMNS
+    key_id, key_state = (Column(name, no_wrap=wide, overflow="fold") for name in ("key ID", "state"))
     _print_table(
-        ("key ID", "link", "block", "bits", "state", "receiver"),
+        (key_id, "link", "block", "bits", key_state, "receiver"),
         [(r.key_id, r.link, r.block_id, r.size_bits, r.state, r.receiver) for r in records],
     )
 
@@ -93,11 +103,15 @@ def status(store: StoreOption, json: JsonOption = False) -> None:
 
 
 @app.command()
-def audit(store: StoreOption, json: JsonOption = False) -> None:
-    """Print the audit trail, after checking its chain and that the store's contents agree with it."""
+def audit(
+    store: StoreOption,
+    last: Annotated[int | None, typer.Option(min=1, help="Print the last N entries only.", metavar="N")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Print the audit trail, after checking all of its chain and that the store's contents agree with it."""
     with _open(store) as opened:
         summary = opened.verify_audit()
-        entries = opened.audit_entries()
+        entries = opened.audit_entries()[-(last or 0) :]
     if json:
         print_json(
             {
@@ -111,13 +125,19 @@ def audit(store: StoreOption, json: JsonOption = False) -> None:
         )
         return
     _print_table(
-        ("#", "time (UNIX ns)", "subject", "event", "state", "detail"),
+        ("#", "time (UTC)", "subject", "event", "state", "detail"),
         [
-            (e.sequence, e.time_unix_ns, e.change.subject, e.change.event, e.change.state, e.change.detail)
+            (e.sequence, _utc(e.time_unix_ns), e.change.subject, e.change.event, e.change.state, e.change.detail)
             for e in entries
         ],
     )
     out.print(f"verified: {summary.entries} entries, head {summary.head}", highlight=False, soft_wrap=True)
+
+
+def _utc(time_unix_ns: int) -> str:
+    """Say a time in ISO 8601, to the millisecond."""
+    seconds, rest_ns = divmod(time_unix_ns, 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest_ns // 10**6:03d}Z"
 
 
 @app.command()

@@ -1,9 +1,11 @@
 """`qkdhw keys`: looks without the KEK, prints one JSON value, never key bits."""
 
 import json
+import re
 import uuid
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from qkdhw.cli.keys import app
@@ -48,6 +50,28 @@ def test_list_while_the_store_is_in_use(filled):
     assert pending["size_bits"] == 256
 
 
+@pytest.mark.parametrize("columns", [80, 50])
+def test_list_cuts_no_key_id(filled, columns, monkeypatch):
+    path, key_ids, _, _ = filled
+    monkeypatch.setattr("qkdhw.cli.keys.out", Console(width=columns))
+    text = run("list", "--store", path).stdout
+    if columns == 80:
+        assert all(key_id in text for key_id in key_ids)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= columns
+    # Folded or not, every character of the key IDs is there.
+    assert sum(text.count(character) for character in "0123456789") >= sum(
+        sum(map(str.isdigit, key_id)) for key_id in key_ids
+    )
+
+
+def test_list_the_newest(filled):
+    path, key_ids, _, _ = filled
+    assert [record["key_id"] for record in run_json("list", "--store", path, "--limit", 2)] == key_ids[1:]
+    assert len(run_json("list", "--store", path, "--limit", 9)) == 3
+    assert run("list", "--store", path, "--limit", 0).exit_code == 2
+
+
 def test_show(filled):
     path, key_ids, _, _ = filled
     value = run_json("show", key_ids[0], "--store", path)
@@ -68,6 +92,15 @@ def test_audit(filled):
     assert value["verified"] is True
     assert len(value["entries"]) == 6
     assert len(value["head"]) == 64
+
+
+def test_the_end_of_the_audit_with_readable_times(filled, monkeypatch):
+    monkeypatch.setattr("qkdhw.cli.keys.out", Console(width=160))
+    value = run_json("audit", "--store", filled[0], "--last", 2)
+    assert [entry["sequence"] for entry in value["entries"]] == [5, 6]
+    text = run("audit", "--store", filled[0], "--last", 2).stdout
+    assert len(re.findall(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", text)) == 2
+    assert "verified: 6 entries" in text
 
 
 def test_burn(filled):
