@@ -202,3 +202,24 @@ def test_a_run_of_three_blocks_ends_although_a_site_was_killed_after_the_first(t
             process.end(signal.SIGTERM)
             assert process.seen["end"] == 1
             assert process.seen["block"] >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", ["transmitter", "receiver", "both"])
+def test_a_site_that_is_told_to_stop_ends_in_order_and_its_peer_waits_for_it(tmp_path: Path, told: str) -> None:
+    options = DemoOptions(
+        seed=5, duration_s=6.0, loss_db=6.0, misalignment=0.005, eavesdropper="none",
+        block_pulses=BLOCK_PULSES, blocks=0, keys_to_token=0, tls=False,
+    )  # fmt: skip
+    with running_sites(tmp_path, options) as running:
+        for process in running.values():
+            process.wait_for("block")
+        stopped = [process for role, process in running.items() if told in {role, "both"}]
+        for process in stopped:
+            process.process.send_signal(signal.SIGTERM)
+        assert [process.process.wait(STEP_TIMEOUT_S) for process in stopped] == [0] * len(stopped)
+        if told != "both":
+            (process,) = stopped
+            process.end(signal.SIGTERM)
+            process.start()
+            process.wait_for("block")
