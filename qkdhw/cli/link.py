@@ -64,17 +64,47 @@ def _print_event_json(event: Mapping[str, Any]) -> None:
 
 
 def _print_event(event: Mapping[str, Any]) -> None:
-    if event["event"] == "collecting":
-        return
-    if event["event"] == "block":
-        block = event["statistics"]
-        length = block["key_length"]["length_bits"] if block["key_length"] else 0
-        failure = f", no key: {block['failed_check']}: {block['failure']}" if block["failed_check"] else ""
-        text = f"block {block['block_id']}: {block['n_sifted_key']} sifted bits, {length} secret bits{failure}"
-    else:
-        text = ", ".join(f"{name} {value}" for name, value in event.items() if name != "event")
-        text = f"{event['event']}: {text}"
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    if event["event"] != "collecting":
+        out.print(_line(event), markup=False, highlight=False, soft_wrap=True)
+
+
+def _line(event: Mapping[str, Any]) -> str:
+    """Say an event in one line."""
+    match event["event"]:
+        case "unit":
+            unit = event["info"]
+            serial = f" serial {unit['serial_number']}" if unit["serial_number"] else ""
+            return f"unit: {unit['vendor']} {unit['model']}{serial}"
+        case "session":
+            return (
+                f"session {event['session_id']}: "
+                f"{event['activated_blocks']} earlier blocks activated, {event['burnt']} burnt"
+            )
+        case "aligned":
+            return (
+                f"aligned: {event['significance']:.1f} sigma, clock {event['clock_ppm']:+.3f} ppm, "
+                f"QBER {_percent(event['qber'])}"
+            )
+        case "block":
+            return _block_line(event["statistics"])
+        case "end":
+            counts = ", ".join(f"{state} {count}" for state, count in event["counts"].items() if count) or "no keys"
+            return f"end: {counts}; {event['sent_bytes']:,} bytes sent, {event['received_bytes']:,} received"
+        case name:
+            facts = ", ".join(f"{fact} {value}" for fact, value in event.items() if fact != "event")
+            return f"{name}: {facts}"
+
+
+def _block_line(block: Mapping[str, Any]) -> str:
+    sifted = f"block {block['block_id']}: {block['n_sifted_key']:,} sifted bits, QBER {_percent(block['qber_test'])}"
+    if block["failed_check"]:
+        return f"{sifted}, no key: {block['failed_check']}: {block['failure']}"
+    secret_bits = block["key_length"]["length_bits"] if block["key_length"] else 0
+    return f"{sifted}, {secret_bits:,} secret bits"
+
+
+def _percent(fraction: float | None) -> str:
+    return "unknown" if fraction is None else f"{fraction:.2%}"
 
 
 @app.command()
