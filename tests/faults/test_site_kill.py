@@ -218,8 +218,10 @@ def test_a_site_that_is_told_to_stop_ends_in_order_and_its_peer_waits_for_it(tmp
         for process in stopped:
             process.process.send_signal(signal.SIGTERM)
         assert [process.process.wait(STEP_TIMEOUT_S) for process in stopped] == [0] * len(stopped)
-        if told != "both":
-            (process,) = stopped
+        for process in stopped:
             process.end(signal.SIGTERM)
-            process.start()
-            process.wait_for("block")
+        if told != "both":
+            stopped[0].start()
+            stopped[0].wait_for("block")
+            for process in running.values():
+                process.end(signal.SIGKILL)
