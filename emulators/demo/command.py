@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,10 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from qkdhw.errors import ConfigurationError
-from qkdhw_emulators.demo.report import write_report
-from qkdhw_emulators.demo.stage import run_demo
-from qkdhw_emulators.demo.staging import DemoOptions
-from qkdhw_emulators.demo.summary import print_summary, summarise
+from qkdhw_emulators.demo.report import check_report, write_report
+from qkdhw_emulators.demo.stage import DemoRun, run_demo
+from qkdhw_emulators.demo.staging import PULSE_RATE_HZ, DemoOptions
+from qkdhw_emulators.demo.summary import last_line, print_summary, summarise
 
 app = typer.Typer(help="The main job: two emulated QKD units to one key in two HSMs and a TLS session on it.")
 
@@ -40,6 +41,9 @@ def demo(
     duration_s: Annotated[
         float, typer.Option("--duration", help="Seconds of link time to emulate.", min=2.0, max=120.0)
     ] = 6.0,
+    block_duration_s: Annotated[
+        float, typer.Option("--block-duration", help="Seconds of link time in a block.", min=0.2, max=60.0)
+    ] = 2.0,
     loss_db: Annotated[float, typer.Option(help="Loss of the fibre in dB.", min=0.0, max=60.0)] = 10.0,
     misalignment: Annotated[
         float, typer.Option(help="Fraction of photons that leave by the wrong port.", min=0.0, max=0.5)
@@ -57,36 +61,49 @@ def demo(
     made and the check that stopped it is named. Exit code 1: anything else.
     """
     options = DemoOptions(
-        seed=seed, duration_s=duration_s, loss_db=loss_db, misalignment=misalignment, eavesdropper=eavesdropper.value
+        seed=seed,
+        duration_s=duration_s,
+        loss_db=loss_db,
+        misalignment=misalignment,
+        eavesdropper=eavesdropper.value,
+        block_pulses=2 * round(block_duration_s * PULSE_RATE_HZ / 2),
     )
     if keep is not None and keep.exists() and not (keep.is_dir() and not any(keep.iterdir())):
         raise ConfigurationError(f"--keep {keep} is not an empty folder", remedy="name one that does not exist yet")
-    if not report.parent.is_dir():
-        raise ConfigurationError(
-            f"there is no folder {report.parent} for the report", remedy="make it, or see --report"
-        )
-    if report.is_dir():
-        raise ConfigurationError(f"--report {report} is a folder", remedy="name a file")
+    check_report(report)
     # Whoever ends the demo shall not leave its KEKs, PINs and tokens lying about in the temporary folder.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     console = Console(stderr=json_output)
-    with ExitStack() as stack:
-        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qkdhw-demo-")))
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        follower = stack.enter_context(_Follower(console, options))
-        run = run_demo(options, folder.resolve(), follower.follow)
+    run = _run(options, keep, console)
     summary = summarise(run)
-    write_report(report, summary)
     if json_output:
         json.dump(summary, sys.stdout, indent=2)
         sys.stdout.write("\n")
+        sys.stdout.flush()
     else:
         print_summary(summary, console)
-        console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+    write_report(report, summary, datetime.now(UTC))
+    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
     for role, text in run.errors.items():
         console.print(f"{role}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    console.print(last_line(summary), markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(0 if summary["ok"] else 1)
+
+
+def _run(options: DemoOptions, keep: Path | None, console: Console) -> DemoRun:
+    """Run the demo in the folder to keep, or in one that goes with it."""
+    try:
+        with ExitStack() as stack:
+            folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qkdhw-demo-")))
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            follower = stack.enter_context(_Follower(console, options))
+            return run_demo(options, folder.resolve(), follower.follow)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot work in {error.filename or keep or tempfile.gettempdir()}: {error.strerror or error}",
+            remedy="give a folder with some MB of free space with --keep, or with TMPDIR",
+        ) from error
 
 
 class _Follower:

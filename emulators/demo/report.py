@@ -6,11 +6,14 @@ import html
 import io
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkdhw.errors import ConfigurationError
-from qkdhw_emulators.demo.summary import Summary, rows
+from qkdhw.version import __version__
+from qkdhw_emulators.demo.summary import Summary, rows, time_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,15 +32,47 @@ figure {{ margin: 1.5rem 0; }} svg {{ max-width: 100%; height: auto; }}
 <p class="verdict">{verdict}</p>
 <table>{table}</table>
 {figures}
+<h2>Time</h2><table>{times}</table>
 <h2>Options</h2><table>{options}</table>
 <p>Epsilons add up over the blocks. Units and fibre were emulated; every bit after them went through the code that real
 units use.</p>
+<p>Written {date} UTC by qkdhw {version}.</p>
 </body></html>
 """
 
 
-def write_report(path: Path, summary: Summary) -> None:
+def check_report(path: Path) -> None:
+    """Find out before any work whether a report can be drawn and written there.
+
+    Raises:
+        ConfigurationError: matplotlib is missing, or no file can be made there.
+    """
+    try:
+        import matplotlib.backends.backend_svg
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ConfigurationError(
+            "matplotlib is not installed; the report's plots need it", remedy='pip install "qkdhw[plot]"'
+        ) from error
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"there is no folder {path.parent} for the report", remedy="make it, or see --report")
+    if path.is_dir():
+        raise ConfigurationError(f"--report {path} is a folder", remedy="name a file")
+    scratch = _scratch(path)
+    try:
+        scratch.touch()
+        scratch.unlink()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def write_report(path: Path, summary: Summary, written: datetime) -> None:
     """Write the page; a full disk or a missing folder leaves no half-written file.
+
+    Args:
+        path: Where.
+        summary: What `summarise` made.
+        written: Now, in UTC.
 
     Raises:
         ConfigurationError: The report cannot be written there.
@@ -48,13 +83,16 @@ def write_report(path: Path, summary: Summary) -> None:
         _figure(_plot_bits, summary, "Where the bits went, from a detection to a key"),
     ]
     page = PAGE.format(
-        colour="#e3f4e3" if summary["ok"] else "#fbe3e3",
+        colour=_colour(summary),
         verdict=html.escape(_verdict(summary)),
         table=_table(rows(summary)),
         figures="\n".join(figures),
         options=_table([(name, str(value)) for name, value in summary["options"].items()]),
+        times=_table(time_rows(summary)),
+        date=f"{written:%Y-%m-%d %H:%M:%S}",
+        version=html.escape(__version__),
     )
-    scratch = path.with_name(path.name + ".part")
+    scratch = _scratch(path)
     try:
         with scratch.open("w", encoding="utf-8") as file:
             file.write(page)
@@ -62,10 +100,26 @@ def write_report(path: Path, summary: Summary) -> None:
             os.fsync(file.fileno())
         scratch.replace(path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise ConfigurationError(
-            f"cannot write the report {path}: {error.strerror}", remedy="give another place with --report"
-        ) from error
+        with suppress(OSError):  # the first error says more
+            scratch.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+
+
+def _scratch(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _cannot_write(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"cannot write the report {path}: {error.strerror}", remedy="give another place with --report"
+    )
+
+
+def _colour(summary: Summary) -> str:
+    """Green for keys, red for a failure, neither for an eavesdropper that was stopped."""
+    if not summary["ok"]:
+        return "#fbe3e3"
+    return "#e3f4e3" if summary["outcome"] == "keys" else "#eef"
 
 
 def _verdict(summary: Summary) -> str:
@@ -105,6 +159,7 @@ def _plot_gate(axes: Axes, summary: Summary) -> None:
     for edge in (-last["window_ps"] / 2, last["window_ps"] / 2):
         axes.axvline(edge / 1000, color="#e45756", linestyle="--")
     axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(0, 2 * max([*last["histogram"], 1]))
     axes.set_xlabel("time from the expected arrival (ns)")
     axes.set_ylabel("clicks")
 

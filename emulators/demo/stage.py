@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from qkdhw_emulators.demo.staging import DemoOptions, stage_sites, write_site_fi
 START_TIMEOUT_S = 30.0
 SILENCE_TIMEOUT_S = 120.0
 END_TIMEOUT_S = 10.0
+SPACE_BYTES = 1 << 20  # what a run may still want to write
 BROKEN_SESSIONS = 3  # an emulated link that failed so often will not come up
 # Without lazy binding no key bytes are left on the stack by the resolver.
 HARDENING = {"LD_BIND_NOW": "1", "PYTHONUNBUFFERED": "1"}
@@ -145,9 +146,30 @@ def run_demo(options: DemoOptions, folder: Path, follow: Callable[[str, Event], 
         for name, process in processes.items():
             run.exit_codes[name] = process.wait()
             if run.exit_codes[name]:
-                run.errors[name] = process.last_words()
+                run.errors[name] = process.last_words() or f"ended with exit code {run.exit_codes[name]}"
+        if run.errors:
+            _verify_space(folder)
     run.duration_s["total"] = time.monotonic() - started
     return run
+
+
+def _verify_space(folder: Path) -> None:
+    """Tell a full disk from other failures: on one, a site may have had no room even for its last words.
+
+    Raises:
+        ConfigurationError: The disk is full.
+    """
+    probe = folder / "space"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(SPACE_BYTES))
+    except OSError as error:
+        raise ConfigurationError(
+            f"the sites cannot write to {folder}: {error.strerror}", remedy="free some space, or see --keep and TMPDIR"
+        ) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def _link_command(options: DemoOptions) -> list[str]:

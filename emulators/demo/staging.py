@@ -6,8 +6,9 @@ import os
 import secrets
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from qkdhw.errors import ConfigurationError, HsmError
 from qkdhw.export.modules import find_modules
@@ -18,6 +19,7 @@ from qkdhw.pki.demo_ca import create_demo_ca
 from qkdhw.secret import SecretBuffer
 
 START_KEY_BYTES = 64 * 1024
+PULSE_RATE_HZ = 20_000_000
 SITES: dict[Role, str] = {"transmitter": "alice.qkd.test", "receiver": "bob.qkd.test"}
 OTHER: dict[Role, Role] = {"transmitter": "receiver", "receiver": "transmitter"}
 
@@ -45,7 +47,7 @@ class DemoOptions:
     loss_db: float
     misalignment: float
     eavesdropper: str
-    pulse_rate_hz: int = 20_000_000
+    pulse_rate_hz: int = PULSE_RATE_HZ
     block_pulses: int = 40_000_000
     keys_to_token: int = 8
     sync_pulses: int = 1 << 20
@@ -58,6 +60,15 @@ class DemoOptions:
         if self.blocks is not None:
             return self.blocks
         return max(1, round((self.duration_s * self.pulse_rate_hz - self.sync_pulses) / self.block_pulses))
+
+    def emulated(self) -> dict[str, Any]:
+        """What these options come to: whole blocks, and the link time that they and the sync frame take."""
+        pulses = self.sync_pulses + self.block_count * self.block_pulses
+        return asdict(self) | {
+            "blocks": self.block_count,
+            "block_duration_s": self.block_pulses / self.pulse_rate_hz,
+            "duration_s": pulses / self.pulse_rate_hz,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -37,7 +36,7 @@ def summarise(run: DemoRun) -> Summary:
         "stopped_by": checks[0] if checks else (refusals[-1]["error"] if refusals else ""),
         "reason": next((block["failure"] for block in received if block["failure"]), "")
         or (refusals[-1]["reason"] if refusals and not keys else ""),
-        "options": asdict(run.options),
+        "options": run.options.emulated(),
         "units": {role: next((e["info"] for e in run.of(role, "unit")), {}) for role in ("transmitter", "receiver")},
         "clock": {
             name: next((event[name] for event in run.of("receiver", "aligned")), None)
@@ -126,7 +125,12 @@ def rows(summary: Summary) -> list[tuple[str, str]]:
             f"{totals['secret_bits']:,} bits in {totals['blocks_with_key']} of {totals['blocks']} blocks",
         ),
         ("proof", totals["proof"] or "-"),
-        ("epsilons (all blocks)", f"secrecy {totals['eps_sec']:.1e}, correctness {totals['eps_cor']:.1e}"),
+        (
+            "epsilons (all blocks)",
+            f"secrecy {totals['eps_sec']:.1e}, correctness {totals['eps_cor']:.1e}"
+            if totals["blocks_with_key"]
+            else "-",
+        ),
         ("keys stored at both sites", f"{totals['keys_stored']:,} keys of {8 * KEY_BYTES} bits"),
         ("keys exported to both tokens", f"{totals['keys_exported']:,}"),
         ("keys proved equal in the tokens", f"{totals['keys_confirmed']:,}"),
@@ -150,6 +154,35 @@ def rows(summary: Summary) -> list[tuple[str, str]]:
     return lines
 
 
+def time_rows(summary: Summary) -> list[tuple[str, str]]:
+    """The lines of the table of time: which stage, and how long."""
+    return [(name, f"{seconds:.2f} s") for name, seconds in summary["duration_s"].items()]
+
+
+def last_line(summary: Summary) -> str:
+    """Why the exit code is what it is."""
+    listened = summary["options"]["eavesdropper"] != "none"
+    keys = summary["outcome"] == "keys"
+    match summary["ok"], listened:
+        case True, False:
+            why = "the same keys are in both tokens"
+        case True, True if summary["stopped_by"] == "qber":
+            why = "the eavesdropper was noticed"
+        case True, True:
+            why = f"no key for the eavesdropper, stopped by check '{summary['stopped_by']}'"
+        case _ if summary["errors"]:
+            why = "a site failed"
+        case False, True if keys:
+            why = "keys were made although somebody listened"
+        case False, True:
+            why = "no key, but no check noticed the eavesdropper"
+        case _ if keys:
+            why = "keys were made, but not all were proved equal or the TLS sessions went wrong"
+        case _:
+            why = "no key although nobody listened"
+    return f"{why}: exit code {0 if summary['ok'] else 1}"
+
+
 def print_summary(summary: Summary, console: Console) -> None:
     """Print the tables that end a run."""
     table = Table(title="from photons to a session", show_header=False)
@@ -157,6 +190,6 @@ def print_summary(summary: Summary, console: Console) -> None:
         table.add_row(name, value)
     console.print(table)
     times = Table(title="time", show_header=False)
-    for name, seconds in summary["duration_s"].items():
-        times.add_row(name, f"{seconds:.2f} s")
+    for name, value in time_rows(summary):
+        times.add_row(name, value)
     console.print(times)
