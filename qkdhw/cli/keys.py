@@ -1,4 +1,4 @@
-"""`qkdhw keys`: look at a key store and burn keys. None of it needs the KEK, and none of it prints key bits."""
+"""`qkdhw keys`: make a key store, look at it and burn keys. Only making one needs the KEK; nothing prints key bits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
 from qkdhw.cli.console import JsonOption, out, print_json
+from qkdhw.keys.account import Role
+from qkdhw.keys.installation import install_site, make_start_key_file
 from qkdhw.keys.segments import SegmentState
 from qkdhw.keys.store import SqliteKeyStore
 from qkdhw.model import KeyState
 
-app = typer.Typer(help="Look at a key store and burn keys.", no_args_is_help=True)
+app = typer.Typer(help="Make a key store, look at it and burn keys.", no_args_is_help=True)
 
 StoreOption = Annotated[Path, typer.Option("--store", help="The key store's file.")]
 
@@ -36,6 +38,51 @@ def _print_table(columns: Sequence[str | Column], rows: Sequence[Sequence[object
     for row in rows:
         table.add_row(*(str(value) for value in row))
     out.print(table)
+
+
+@app.command("make-start-key")
+def make_start_key(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; it must not exist.")],
+    size: Annotated[int, typer.Option(help="Bytes, a multiple of 32; at least 16384.")] = 65536,
+    json: JsonOption = False,
+) -> None:
+    """Write a random start key, for its owner alone (mode 0600).
+
+    A courier brings one copy to each site; both sites install the same one with `qkdhw keys create`. Whoever has a
+    copy can forge messages of the link: destroy the copies once both stores are made.
+    """
+    make_start_key_file(file, size)
+    if json:
+        print_json({"file": str(file), "size_bytes": size})
+        return
+    out.print(f"start key of {size:,} bytes written to {file}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def create(
+    store: Annotated[Path, typer.Option("--store", help="File of the new key store; it must not exist.")],
+    kek: Annotated[Path, typer.Option("--kek", help="KEK file; made (mode 0600) if it does not exist.")],
+    role: Annotated[Role, typer.Option(help="This site's role on the link; the peer has the other one.")],
+    start_key: Annotated[
+        Path, typer.Option("--start-key", help="Start key, the same at both sites; no one else may read the file.")
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Make a key store and install the start key, whole or not at all.
+
+    The store keeps keys wrapped under the KEK: keep the KEK file out of the store's backups. The start key file is
+    not needed any more afterwards: destroy it.
+    """
+    made = install_site(store, kek, start_key, role=role)
+    if json:
+        print_json({"store": str(store), "kek": str(kek), "role": role, **asdict(made)})
+        return
+    for line in (
+        f"key store {store} made for the {role}'s site, start key of {made.start_key_bytes:,} bytes installed",
+        f"KEK file {kek} {'made' if made.kek_created else 'was there and is used'}",
+        f"now destroy {start_key} and the courier's copy",
+    ):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command("list")

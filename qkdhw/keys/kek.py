@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from qkdhw.errors import KeyStoreError
@@ -21,25 +23,9 @@ def create_kek_file(path: Path) -> None:
     Raises:
         KeyStoreError: If the file exists already or cannot be written; then no file is left behind.
     """
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError as error:
-        raise KeyStoreError(
-            f"{path} exists already; a KEK is never overwritten",
-            remedy="Use another path; without the old KEK the old store cannot be read.",
-        ) from error
-    except OSError as error:
-        raise _cannot("create", path, error) from error
-    try:
-        with SecretBuffer.random(KEK_BYTES) as kek:
-            _write_all(fd, kek)
-        os.fsync(fd)
-        sync_directory(path.parent)
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise _cannot("write", path, error) from error
-    finally:
-        os.close(fd)
+    create_random_file(
+        path, KEK_BYTES, what="KEK", remedy="Use another path; without the old KEK the old store cannot be read."
+    )
 
 
 def read_kek_file(path: Path) -> SecretBuffer:
@@ -48,27 +34,70 @@ def read_kek_file(path: Path) -> SecretBuffer:
     Raises:
         KeyStoreError: If the file is missing, is not a plain file of 32 bytes, or others can read or write it.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise _cannot("read", path, error) from error
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise KeyStoreError(f"KEK file {path} is not a plain file", remedy="Point to the file itself.")
-        if status.st_mode & 0o077:
+    with open_private_file(path, what="KEK") as (fd, size_bytes):
+        if size_bytes != KEK_BYTES:
             raise KeyStoreError(
-                f"KEK file {path} has mode {stat.S_IMODE(status.st_mode):04o}: others can get at it",
-                remedy=f"Find out who had access, then chmod 600 {path}.",
-            )
-        if status.st_size != KEK_BYTES:
-            raise KeyStoreError(
-                f"KEK file {path} has {status.st_size} bytes, not {KEK_BYTES}",
+                f"KEK file {path} has {size_bytes} bytes, not {KEK_BYTES}",
                 remedy="Restore the right file from its backup.",
             )
         return SecretBuffer.from_fd(fd, KEK_BYTES)
+
+
+def create_random_file(path: Path, size_bytes: int, *, what: str, remedy: str) -> None:
+    """Write random bytes to a new file with mode 0600; durable on return.
+
+    Args:
+        path: Where; must not exist.
+        size_bytes: How many bytes.
+        what: Name of the key in errors.
+        remedy: What to do if the file exists.
+
+    Raises:
+        KeyStoreError: If the file exists already or cannot be written; then no file is left behind.
+    """
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise KeyStoreError(f"{path} exists already; a {what} is never overwritten", remedy=remedy) from error
+    except OSError as error:
+        raise _cannot("create", what, path, error) from error
+    try:
+        with SecretBuffer.random(size_bytes) as key:
+            _write_all(fd, key)
+        os.fsync(fd)
+        sync_directory(path.parent)
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _cannot("write", what, path, error) from error
+        raise
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def open_private_file(path: Path, *, what: str) -> Iterator[tuple[int, int]]:
+    """Open a key's file for reading: its descriptor and its size in bytes.
+
+    Raises:
+        KeyStoreError: If the file cannot be read, is not a plain file, or others can read or write it.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _cannot("read", what, path, error) from error
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise KeyStoreError(f"{what} file {path} is not a plain file", remedy="Point to the file itself.")
+        if status.st_mode & 0o077:
+            raise KeyStoreError(
+                f"{what} file {path} has mode {stat.S_IMODE(status.st_mode):04o}: others can get at it",
+                remedy=f"Find out who had access, then chmod 600 {path}.",
+            )
+        yield fd, status.st_size
     except (OSError, EOFError) as error:
-        raise _cannot("read", path, error) from error
+        raise _cannot("read", what, path, error) from error
     finally:
         os.close(fd)
 
@@ -89,8 +118,8 @@ def _write_all(fd: int, data: SecretBuffer) -> None:
             done += os.write(fd, view[done:])
 
 
-def _cannot(verb: str, path: Path, error: OSError | EOFError) -> KeyStoreError:
+def _cannot(verb: str, what: str, path: Path, error: OSError | EOFError) -> KeyStoreError:
     return KeyStoreError(
-        f"cannot {verb} KEK file {path}: {getattr(error, 'strerror', None) or error}",
+        f"cannot {verb} {what} file {path}: {getattr(error, 'strerror', None) or error}",
         remedy="Check the path, its permissions and the free space.",
     )
