@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +111,22 @@ def test_nothing_new_is_left_behind_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(KeyStoreError, match="31 bytes"):
         create(tmp_path, role="receiver")
     assert names(tmp_path) == {"start-key", "transmitter.sqlite", "kek"}  # a KEK that was there is never removed
+
+
+@pytest.mark.parametrize("limit_bytes", [16, 40000, 70000])
+def test_a_full_disk_leaves_nothing_new(tmp_path: Path, limit_bytes: int) -> None:
+    run("make-start-key", tmp_path / "start-key")
+    words = ["keys", "create", "--store", "s", "--kek", "kek", "--role", "receiver", "--start-key", "start-key"]
+    done = subprocess.run(
+        [sys.executable, "-m", "qkdhw", *words],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "KeyStoreError" in done.stderr
+    assert "remedy:" in done.stderr
+    assert names(tmp_path) == {"start-key"}
 
 
 def test_a_start_key_is_never_overwritten_and_never_of_a_wrong_size(tmp_path: Path) -> None:
