@@ -42,7 +42,10 @@ def demo(
         float, typer.Option("--duration", help="Seconds of link time to emulate.", min=2.0, max=120.0)
     ] = 6.0,
     block_duration_s: Annotated[
-        float, typer.Option("--block-duration", help="Seconds of link time in a block.", min=0.2, max=60.0)
+        float,
+        typer.Option(
+            "--block-duration", help="Seconds of link time in a block; long fibres need longer ones.", min=0.2, max=60.0
+        ),
     ] = 2.0,
     loss_db: Annotated[float, typer.Option(help="Loss of the fibre in dB.", min=0.0, max=60.0)] = 10.0,
     misalignment: Annotated[

@@ -78,6 +78,18 @@ def test_it_does_its_job(seed_7: DemoProcess) -> None:
     assert summary["clock"]["clock_ppm"] == pytest.approx(5.0, abs=0.01)
 
 
+def test_longer_blocks_make_key_where_short_ones_do_not(tmp_path: Path) -> None:
+    """The example of docs/tutorials/first-link.md, step 4."""
+    fibre = ("--loss-db", "14", "--duration", "16", "--json")
+    short, long = run_demo(tmp_path / "short", *fibre), run_demo(tmp_path / "long", *fibre, "--block-duration", "16")
+    assert (short.code, short.summary()["totals"]["blocks_with_key"]) == (1, 0)
+    assert (long.code, long.summary()["totals"]["blocks_with_key"]) == (0, 1)
+    assert "no key although nobody listened: exit code 1" in short.stderr
+    options = long.summary()["options"]
+    assert (options["blocks"], options["block_pulses"], options["block_duration_s"]) == (1, 320_000_000, 16.0)
+    assert options["duration_s"] == pytest.approx(16 + options["sync_pulses"] / options["pulse_rate_hz"])
+
+
 def test_progress_goes_to_standard_error(seed_7: DemoProcess) -> None:
     for text in (
         "clocks aligned at",
@@ -136,6 +148,9 @@ def test_the_report_stands_alone(seed_7: DemoProcess) -> None:
         assert f"{totals[name]:,}" in page
     assert f"{100 * totals['qber_key']:.3f} %" in page
     assert [path.name for path in seed_7.out.iterdir() if path.name.endswith(".part")] == []
+    assert "receiver sift" in page
+    assert re.search(r"Written \d{4}-\d\d-\d\d [\d:]{8} UTC by qkdhw \d", page)
+    assert "background: #e3f4e3" in page
 
 
 def test_an_eavesdropper_gets_the_link_no_key(tmp_path: Path) -> None:
@@ -149,6 +164,10 @@ def test_an_eavesdropper_gets_the_link_no_key(tmp_path: Path) -> None:
     assert keys_ever_stored(run) == {"transmitter": 0, "receiver": 0}
     assert [token(run, role, b"nonce") for role in ROLES] == [[], []]
     assert "the check &#x27;qber&#x27; stopped it" in run.report
+    assert "background: #eef" in run.report
+    assert "None" not in run.report
+    assert re.search(r"epsilons \(all blocks\)\s*│ -\s*│", run.stdout)
+    assert run.stdout.strip().splitlines()[-1] == "the eavesdropper was noticed: exit code 0"
 
 
 def test_too_much_loss_is_no_success_and_says_why(tmp_path: Path) -> None:

@@ -321,8 +321,19 @@ def test_a_demo_report_onto_a_full_disk(disk: Disk) -> None:
         pytest.skip("a limit on file sizes would stop the sites before the report")
     with disk.full():
         done = qkdhw("demo", "--loss-db", 60, "--duration", 2, "--json", "--report", disk.folder / "report.html")
-        assert_refused(done, "ConfigurationError", "cannot write the report")
+        assert json.loads(done.stdout)["outcome"] == "no key"  # the run is not lost with its report
+        assert_refused_after_progress(done)
+        assert "error: ConfigurationError: cannot write the report" in done.stderr
         assert disk.names() == set()
+
+
+def test_a_demo_on_a_disk_that_runs_full(disk: Disk, tmp_path: Path) -> None:
+    if not disk.is_small:
+        pytest.skip("a limit on file sizes does not count what all files hold")
+    done = qkdhw("demo", "--duration", 2, "--keep", disk.folder / "kept", "--report", tmp_path / "report.html")
+    assert_refused_after_progress(done)
+    assert "No space left" in done.stderr
+    assert list(tmp_path.glob("report*")) == []
 
 
 def assert_refused_after_progress(done: subprocess.CompletedProcess[str]) -> None:
@@ -343,6 +354,22 @@ def test_a_demo_that_has_no_place(arguments: tuple[object, ...], text: str, tmp_
     place = () if "--report" in arguments else ("--report", tmp_path / "report.html")
     assert_refused(qkdhw("demo", *arguments, *place), "ConfigurationError", text)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_cannot_be_written_is_found_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "report.html.part").mkdir()
+    done = qkdhw("demo", "--report", tmp_path / "report.html", "--keep", tmp_path / "kept")
+    assert_refused(done, "ConfigurationError", "cannot write the report")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html.part"]
+
+
+def test_a_demo_without_matplotlib_fails_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('matplotlib')\n")
+    kept = tmp_path / "kept"
+    done = qkdhw("demo", "--report", tmp_path / "report.html", "--keep", kept, PYTHONPATH=str(tmp_path))
+    assert_refused(done, "ConfigurationError", "matplotlib is not installed")
+    assert 'pip install "qkdhw[plot]"' in done.stderr
+    assert not kept.exists()
 
 
 def test_a_demo_without_softhsm(tmp_path: Path) -> None:
