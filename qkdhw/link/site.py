@@ -93,7 +93,7 @@ def run_site(config: SiteConfig, emit: Emit, *, stop: threading.Event | None = N
                 if site.progressed:
                     patience.renew()
                 if patience.is_over():  # a wrong tag says more than the closed channels that followed from it
-                    raise (refusal or error) from error
+                    raise (refusal or error) from None
                 patience.back_off(stop)
 
 
