@@ -61,13 +61,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: $(VENV)/bin/python .ci/lock/run.txt $(SOURCES)
-	@if [ ! -e $(VENV)/.dev ]; then $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/lock/run.txt; fi
+	@if [ ! -e $(VENV)/.dev ]; then $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .ci/lock/run.txt; fi
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@$(ON_PATH)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python .ci/lock/dev.txt $(SOURCES)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/lock/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .ci/lock/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@$(ON_PATH)
 	@touch $@ $(VENV)/.run
