@@ -48,7 +48,9 @@ lock:            ## resolve the dependencies again (needs uv)
 	uv pip compile pyproject.toml --all-extras --group build --universal --python-version 3.11 --generate-hashes \
 	  --custom-compile-command "make lock" -o .ci/lock/run.txt
 	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes \
-	  -c .ci/lock/run.txt --custom-compile-command "make lock" -o .ci/lock/dev.txt
+	  -c .ci/lock/run.txt --no-emit-package s15lib --custom-compile-command "make lock" -o .ci/lock/dev.txt
+	uv pip compile --group from-source --no-deps --universal --python-version 3.11 --generate-hashes \
+	  --custom-compile-command "make lock" -o .ci/lock/from-source.txt
 
 system:          ## Debian packages that the tests and the demo talk to
 	@sh .ci/system-packages
@@ -66,8 +68,9 @@ $(VENV)/.run: $(VENV)/bin/python .ci/lock/run.txt $(SOURCES)
 	@$(ON_PATH)
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python .ci/lock/dev.txt $(SOURCES)
+$(VENV)/.dev: $(VENV)/bin/python .ci/lock/dev.txt .ci/lock/from-source.txt $(SOURCES)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .ci/lock/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --require-hashes -r .ci/lock/from-source.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@$(ON_PATH)
 	@touch $@ $(VENV)/.run
