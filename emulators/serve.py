@@ -1,216 +1,28 @@
-"""Put emulated units on a pseudo-terminal or a TCP port, where drivers find them like real ones.
-
-One thread serves all units of a link: the units themselves do no I/O, and nothing random depends on timing.
-"""
+"""Put emulated units where drivers find them like real ones: terminals, sockets, or inside the process."""
 
 from __future__ import annotations
 
-import os
-import selectors
-import socket
 import sys
-import threading
+import tempfile
 import time
-import tty
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from enum import StrEnum, unique
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any
 
-from qkdhw.errors import ConfigurationError
-from qkdhw_emulators.faults import Fault
+from qkdhw_emulators.faults import Fault, FaultSwitches
+from qkdhw_emulators.in_process import registered
+from qkdhw_emulators.line import EmulatedUnit, Line
 from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import LinkParameters
+from qkdhw_emulators.servers.stream import StreamServer
 from qkdhw_emulators.units.generic_tx import EmulatedGenericTx
 from qkdhw_emulators.units.sfifteen_tdc1 import EmulatedSFifteenTdc1
+from qkdhw_emulators.world import World
 
-READ_BYTES = 4096
-STREAM_LOW_BYTES = 16_384
-REPLIES_HIGH_BYTES = 4 << 20
 PACE_CHECK_S = 0.01
-STOP_TIMEOUT_S = 5.0
-
-
-@runtime_checkable
-class EmulatedUnit(Protocol):
-    """A unit without I/O: bytes in, bytes out."""
-
-    def receive(self, data: bytes) -> bytes:
-        """Take command bytes in any split and return the answers."""
-        ...
-
-    def reset_input(self) -> None:
-        """Forget a half-received command."""
-        ...
-
-
-@runtime_checkable
-class StreamingUnit(EmulatedUnit, Protocol):
-    """A unit that also sends on its own."""
-
-    def read_stream(self, limit_bytes: int) -> bytes:
-        """Return what the stream has next, or b""."""
-        ...
-
-
-class Port:
-    """One unit on one file descriptor, with what has come in and what has to go out.
-
-    Args:
-        unit: The unit.
-        fd: Non-blocking file descriptor to its client, or -1 while there is none.
-    """
-
-    def __init__(self, unit: EmulatedUnit, fd: int = -1) -> None:
-        self.unit = unit
-        self.fd = fd
-        self.client: socket.socket | None = None
-        self._inbox = bytearray()
-        self._outbox = bytearray()
-
-    def connect(self, client: socket.socket) -> None:
-        """Serve a new client in place of the old one; the unit keeps its state."""
-        self.disconnect()
-        client.setblocking(False)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.client, self.fd = client, client.fileno()
-
-    def disconnect(self) -> None:
-        """Let the TCP client go, if there is one."""
-        if self.client is not None:
-            self.client.close()
-            self.client, self.fd = None, -1
-            self._inbox.clear()
-            self._outbox.clear()
-            self.unit.reset_input()
-
-    def work(self) -> int:
-        """Answer commands and take from the stream while there is room; return the selector events to wait for.
-
-        Commands are taken one by one, so that a client that asks and never reads cannot fill the memory.
-        """
-        while self._inbox and len(self._outbox) < REPLIES_HIGH_BYTES:
-            end = self._inbox.find(b"\n") + 1 or len(self._inbox)
-            self._outbox += self.unit.receive(bytes(self._inbox[:end]))
-            del self._inbox[:end]
-        if isinstance(self.unit, StreamingUnit) and self.fd >= 0 and len(self._outbox) < STREAM_LOW_BYTES:
-            self._outbox += self.unit.read_stream(STREAM_LOW_BYTES)
-        reading = 0 if self._inbox else selectors.EVENT_READ
-        return reading | (selectors.EVENT_WRITE if self._outbox else 0)
-
-    def transfer(self, ready: int) -> bool:
-        """Read and write what the file descriptor allows; False if the client has gone."""
-        try:
-            if ready & selectors.EVENT_WRITE and self._outbox:
-                del self._outbox[: os.write(self.fd, self._outbox[: 1 << 20])]
-            if ready & selectors.EVENT_READ:
-                data = os.read(self.fd, READ_BYTES)
-                self._inbox += data
-                return bool(data)
-        except BlockingIOError:
-            pass
-        except OSError:
-            return False
-        return True
-
-
-class Server:
-    """Serves units in one daemon thread until it is closed.
-
-    Args:
-        poll_s: Look at the units this often even if nothing comes in, or None; needed with a pace.
-    """
-
-    def __init__(self, *, poll_s: float | None = None) -> None:
-        self._poll_s = poll_s
-        self._selector = selectors.DefaultSelector()
-        self._ports: list[Port] = []
-        self._listeners: dict[int, tuple[socket.socket, Port]] = {}
-        self._close_fds: list[int] = []
-        self._stopping = False
-        self._wake_read, self._wake_write = os.pipe()
-        self._selector.register(self._wake_read, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._run, name="emulated-units", daemon=True)
-
-    def add_tcp(self, unit: EmulatedUnit, *, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Put a unit on a TCP port, 0 for a free one, and return its URL; to be called before `start`."""
-        try:
-            listener = socket.create_server((host, port), backlog=8)
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot listen on {host}:{port}: {error.strerror}", remedy="Choose another port, or 0 for a free one."
-            ) from error
-        listener.setblocking(False)
-        self._ports.append(Port(unit))
-        self._listeners[listener.fileno()] = (listener, self._ports[-1])
-        self._selector.register(listener, selectors.EVENT_READ)
-        return f"tcp://{host}:{listener.getsockname()[1]}"
-
-    def add_pty(self, unit: EmulatedUnit) -> str:
-        """Put a unit on a new pseudo-terminal and return its URL; to be called before `start`.
-
-        The server keeps the far end open too, so the terminal outlives its clients.
-        """
-        master, slave = os.openpty()
-        tty.setraw(slave)
-        os.set_blocking(master, False)
-        self._close_fds += [master, slave]
-        self._ports.append(Port(unit, master))
-        return f"serial://{os.ttyname(slave)}"
-
-    def start(self) -> None:
-        """Begin to serve."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop serving and close everything."""
-        self._stopping = True
-        os.write(self._wake_write, b"x")
-        if self._thread.is_alive():
-            self._thread.join(STOP_TIMEOUT_S)
-        for port in self._ports:
-            port.disconnect()
-        for listener, _ in self._listeners.values():
-            listener.close()
-        self._selector.close()
-        for fd in (*self._close_fds, self._wake_read, self._wake_write):
-            os.close(fd)
-
-    def _run(self) -> None:
-        while not self._stopping:
-            for port in self._ports:
-                self._watch(port)
-            for key, ready in self._selector.select(self._poll_s):
-                if key.fd in self._listeners:
-                    self._accept(*self._listeners[key.fd])
-                elif isinstance(key.data, Port) and key.data.fd == key.fd and not key.data.transfer(ready):
-                    self._drop(key.data)
-
-    def _watch(self, port: Port) -> None:
-        """Let the port work and wait for what it then needs."""
-        wanted = port.work()
-        if port.fd < 0:
-            return
-        if port.fd in self._selector.get_map():
-            if wanted:
-                self._selector.modify(port.fd, wanted, port)
-            else:
-                self._selector.unregister(port.fd)
-        elif wanted:
-            self._selector.register(port.fd, wanted, port)
-
-    def _accept(self, listener: socket.socket, port: Port) -> None:
-        with suppress(OSError):  # the client may have gone again
-            client, _ = listener.accept()
-            self._drop(port)
-            port.connect(client)
-
-    def _drop(self, port: Port) -> None:
-        if port.client is not None:
-            with suppress(KeyError):
-                self._selector.unregister(port.fd)
-            port.disconnect()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,13 +40,6 @@ class ServedLink:
     receiver_url: str
     transmitter: EmulatedGenericTx
     receiver: EmulatedSFifteenTdc1
-
-
-@dataclass(frozen=True, slots=True)
-class ServedUnit:
-    """Where an emulated unit is."""
-
-    url: str
 
 
 @contextmanager
@@ -266,51 +71,88 @@ def serve_link(
         ConfigurationError: The port is taken, or the symbolic link cannot be made.
     """
     run = LinkRun(parameters or LinkParameters(), seed=seed, pace=pace, now_s=time.monotonic)
-    transmitter = EmulatedGenericTx(run, faults=transmitter_faults)
-    receiver = EmulatedSFifteenTdc1(run, faults=receiver_faults)
-    server = Server(poll_s=None if pace is None else PACE_CHECK_S)
+    transmitter = EmulatedGenericTx(light=run, faults=transmitter_faults)
+    receiver = EmulatedSFifteenTdc1(light=run, faults=receiver_faults)
+    server = StreamServer(poll_s=None if pace is None else PACE_CHECK_S)
+    world = World(seed=seed)
     try:
-        transmitter_url = server.add_tcp(transmitter, port=transmitter_port)
-        receiver_url = server.add_pty(receiver)
-        with _symbolic_link(receiver_link, receiver_url.removeprefix("serial://")):
-            server.start()
-            yield ServedLink(transmitter_url, receiver_url, transmitter, receiver)
-    finally:
-        server.close()
-
-
-@contextmanager
-def serve_unit(unit: EmulatedUnit, *, transport: Literal["pty", "tcp"] = "pty", port: int = 0) -> Iterator[ServedUnit]:
-    """Serve one emulated unit on a pseudo-terminal or on a TCP port of 127.0.0.1."""
-    server = Server()
-    try:
-        url = server.add_pty(unit) if transport == "pty" else server.add_tcp(unit, port=port)
+        transmitter_url = server.add_tcp(Line(transmitter, world), port=transmitter_port)
+        receiver_url = server.add_pty(Line(receiver, world), symlink=receiver_link)
         server.start()
-        yield ServedUnit(url)
+        yield ServedLink(transmitter_url, receiver_url, transmitter, receiver)
     finally:
         server.close()
 
 
+@unique
+class ServedOn(StrEnum):
+    """What an emulated unit can be put on."""
+
+    EMU = "emu"
+    PTY = "pty"
+    TCP = "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class ServedUnit:
+    """An emulated unit that can be opened.
+
+    Attributes:
+        url: Its address, for `qkdhw.open_unit`.
+        unit: The emulated unit itself.
+        line: The line to it.
+        world: Its surroundings: clock and physical conditions.
+        faults: Faults of unit and line; may be changed at any time.
+    """
+
+    url: str
+    unit: Any
+    line: Line
+    world: World
+    faults: FaultSwitches
+
+
 @contextmanager
-def _symbolic_link(link: Path | None, target: str) -> Iterator[None]:
-    """Keep a symbolic link while the body runs; one left over from before is replaced, a file is not."""
-    if link is None:
-        yield
-        return
-    try:
-        if link.is_symlink():
-            link.unlink()
-        link.symlink_to(target)
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot make the symbolic link {link}: {error.strerror}", remedy="Choose a path that is free."
-        ) from error
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            if link.readlink() == Path(target):
-                link.unlink()
+def serve_unit(
+    unit: EmulatedUnit,
+    world: World | None = None,
+    *,
+    transport: str = ServedOn.PTY,
+    port: int = 0,
+    path: Path | None = None,
+    faults: Iterable[Fault | str] = (),
+) -> Iterator[ServedUnit]:
+    """Serve one emulated unit.
+
+    Args:
+        unit: The unit.
+        world: Its surroundings, the same that it was made with; new ones if left out.
+        transport: What to put it on, a `ServedOn`.
+        port: TCP port on 127.0.0.1, 0 for a free one.
+        path: With "pty": where the symbolic link to the terminal is; in a new temporary folder if left out.
+        faults: Faults to switch on.
+
+    Raises:
+        ConfigurationError: The port is taken, or the symbolic link cannot be made.
+    """
+    line = Line(unit, world, faults=faults)
+    with ExitStack() as stack:
+        url = _put_on(stack, ServedOn(transport), line, port, path)
+        yield ServedUnit(url, unit, line, line.world, line.faults)
+
+
+def _put_on(stack: ExitStack, transport: ServedOn, line: Line, port: int, path: Path | None) -> str:
+    if transport is ServedOn.EMU:
+        return stack.enter_context(registered(line))
+    server = StreamServer()
+    stack.callback(server.close)
+    if transport is ServedOn.TCP:
+        url = server.add_tcp(line, port=port)
+    else:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qkdhw-"))) if path is None else None
+        url = server.add_pty(line, symlink=path or (folder / "unit" if folder else None))
+    server.start()
+    return url
 
 
 if __name__ == "__main__":

@@ -9,16 +9,17 @@ import stat
 import sys
 import threading
 from enum import StrEnum
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from qkdhw.errors import ConfigurationError, QkdhwError
+from qkdhw.errors import QkdhwError
 from qkdhw_emulators.faults import Fault
+from qkdhw_emulators.in_process import make_unit
 from qkdhw_emulators.optics.parameters import LinkParameters
-from qkdhw_emulators.serve import EmulatedUnit, serve_link, serve_unit
+from qkdhw_emulators.serve import serve_link, serve_unit
+from qkdhw_emulators.world import World
 
 _DEFAULTS = LinkParameters()
 
@@ -126,12 +127,10 @@ def unit_command(
     as_json: Json = False,
 ) -> None:
     """Serve one unit on its own: a transmitter without a receiver, or a receiver in the dark."""
-    found = {entry.name: entry for entry in entry_points(group="qkdhw.emulators")}
-    if name not in found:
-        raise ConfigurationError(f"no emulator is called {name!r}", remedy=f"Known are: {', '.join(sorted(found))}.")
-    unit: EmulatedUnit = found[name].load()(seed=seed, faults=fault or ())
+    world = World(seed=seed)
+    unit = make_unit(name, world)
     stop = _stop_event()
-    with serve_unit(unit, transport=transport.value, port=port) as served:
+    with serve_unit(unit, world, transport=transport.value, port=port, faults=fault or ()) as served:
         _announce({"unit": name, "url": served.url}, as_json=as_json)
         stop.wait()
 

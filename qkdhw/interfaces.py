@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -46,6 +46,32 @@ class Transport(Protocol):
 
     def discard_input(self) -> int:
         """Throw away what has arrived (resynchronisation) and return how many bytes that was."""
+        ...
+
+    @property
+    def fresh_when_reopened(self) -> bool:
+        """Whether after `reconnect` no answer to anything asked before can arrive."""
+        ...
+
+    @property
+    def generation(self) -> int:
+        """How often the link was dialled, from 1."""
+        ...
+
+    def read_message(self, limit: int = ..., *, timeout_s: float = 5.0) -> bytes:
+        """Return the next whole message; NotSupportedError on a stream of bytes."""
+        ...
+
+    def control_in(
+        self, request_type: int, request: int, value: int, index: int, size: int, *, timeout_s: float = 1.0
+    ) -> bytes:
+        """Read at most `size` bytes by a USB control transfer; NotSupportedError on anything but USB."""
+        ...
+
+    def control_out(
+        self, request_type: int, request: int, value: int, index: int, data: bytes = b"", *, timeout_s: float = 1.0
+    ) -> None:
+        """Write by a USB control transfer; NotSupportedError on anything but USB."""
         ...
 
     def exchange(self, resynchronise: Callable[[], None], *, timeout_s: float = 5.0) -> AbstractContextManager[None]:
@@ -106,6 +132,14 @@ class TransmitterUnit(Unit, Protocol):
         ...
 
 
+class EventSource(Protocol):
+    """A running stream of detection events: an iterator of blocks and a context manager that stops it."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+    def __iter__(self) -> Iterator[DetectionBlock]: ...
+
+
 @runtime_checkable
 class TimeTagger(Unit, Protocol):
     """A time tagger: detection events with exact times."""
@@ -120,6 +154,192 @@ class TimeTagger(Unit, Protocol):
 
     def read_block(self, max_events: int, *, timeout_s: float = 5.0) -> DetectionBlock:
         """Read the next events, in the order sent, each once; empty at the deadline."""
+        ...
+
+    def stream(self) -> EventSource:
+        """Start, and return the blocks as they come; leaving it stops the unit."""
+        ...
+
+
+@runtime_checkable
+class Counter(Unit, Protocol):
+    """A counter of pulses at several inputs."""
+
+    def read_counts(self) -> tuple[int, ...]:
+        """Count over one gate time and return a count for each input."""
+        ...
+
+
+@runtime_checkable
+class PhotonDetector(Unit, Protocol):
+    """Single-photon detectors with their bias and their counts."""
+
+    def read_count_rates_hz(self, *, timeout_s: float = 5.0) -> tuple[float, ...]:
+        """Return the count rate of each detector."""
+        ...
+
+    def enable_detectors(self) -> None:
+        """Bias the detectors."""
+        ...
+
+    def disable_detectors(self) -> None:
+        """Take the bias away."""
+        ...
+
+
+@runtime_checkable
+class PhotonSource(Unit, Protocol):
+    """A laser or pair source whose light can be switched."""
+
+    def enable_output(self) -> None:
+        """Let light out; UnitStateError if an interlock forbids it."""
+        ...
+
+    def disable_output(self) -> None:
+        """Switch the light off."""
+        ...
+
+    def read_output_enabled(self) -> bool:
+        """Say whether light is on."""
+        ...
+
+
+@runtime_checkable
+class PatternGenerator(Unit, Protocol):
+    """A modulator's pattern: one symbol a pulse."""
+
+    def load_pattern(self, symbols: Sequence[int]) -> None:
+        """Hand over the symbols to be sent, in order."""
+        ...
+
+    def run_pattern(self, *, timeout_s: float = 30.0) -> None:
+        """Send the pattern once and wait for its end."""
+        ...
+
+
+@runtime_checkable
+class Attenuator(Unit, Protocol):
+    """A variable optical attenuator."""
+
+    def set_attenuation_db(self, attenuation_db: float) -> float:
+        """Set the attenuation and return what the unit then has."""
+        ...
+
+    def read_attenuation_db(self) -> float:
+        """Read the attenuation."""
+        ...
+
+
+@runtime_checkable
+class PolarizationController(Unit, Protocol):
+    """Several retarders in a fibre, each set by one number in the unit's own measure (angle or voltage)."""
+
+    @property
+    def retarders(self) -> tuple[int, ...]:
+        """Their channel numbers."""
+        ...
+
+    def set_retarder(self, channel: int, value: float) -> float:
+        """Set one retarder, wait until it is there and return what the unit then has."""
+        ...
+
+    def read_retarder(self, channel: int) -> float:
+        """Read one retarder."""
+        ...
+
+
+@runtime_checkable
+class RandomSource(Unit, Protocol):
+    """A hardware random number generator whose output is health-tested before it is handed out."""
+
+    def read_random(self, size_bytes: int, *, timeout_s: float = 5.0) -> SecretBuffer:
+        """Return random bytes; UnitStateError while a health test has failed."""
+        ...
+
+
+@runtime_checkable
+class ClockReference(Unit, Protocol):
+    """A reference clock, or a unit that locks to one."""
+
+    def read_clock_locked(self) -> bool:
+        """Say whether it is locked."""
+        ...
+
+
+@runtime_checkable
+class DelayGenerator(Unit, Protocol):
+    """A digital delay generator."""
+
+    def set_delay_s(self, channel: str, delay_s: float, *, reference: str = "T0") -> float:
+        """Set an edge's delay after a reference edge and return what the unit then has."""
+        ...
+
+    def read_delay_s(self, channel: str) -> tuple[str, float]:
+        """Return an edge's reference and delay."""
+        ...
+
+
+@runtime_checkable
+class OpticalPowerMeter(Unit, Protocol):
+    """An optical power meter."""
+
+    def read_power_w(self) -> float:
+        """Return the optical power."""
+        ...
+
+
+@runtime_checkable
+class PositionerStage(Unit, Protocol):
+    """A motor with a scale."""
+
+    def home(self, *, timeout_s: float = 60.0) -> None:
+        """Find the zero of the scale and wait for it."""
+        ...
+
+    def move_to(self, position: float, *, timeout_s: float = 60.0) -> float:
+        """Move, wait, and return where it then is, in the unit's own measure (degrees or millimetres)."""
+        ...
+
+    def read_position(self) -> float:
+        """Return where it is."""
+        ...
+
+
+@runtime_checkable
+class ReceiverUnit(Unit, Protocol):
+    """A whole QKD receiver: arms, streams detection events, reports its monitors."""
+
+    def arm(self) -> None:
+        """Make ready to receive."""
+        ...
+
+    def start(self) -> None:
+        """Start a stream of events."""
+        ...
+
+    def stop(self) -> None:
+        """Stop the stream."""
+        ...
+
+    def read_block(self, max_events: int, *, timeout_s: float = 5.0) -> DetectionBlock:
+        """Read the next events, in the order sent, each once; empty at the deadline."""
+        ...
+
+
+@runtime_checkable
+class KeySource(Unit, Protocol):
+    """A vendor's QKD system that only hands out finished keys (ETSI GS QKD 014)."""
+
+    def read_key_status(self) -> Mapping[str, int]:
+        """Return how many keys are stored, and their size limits, by the standard's field names."""
+        ...
+
+    def get_keys(self, count: int, *, size_bits: int) -> list[tuple[str, SecretBuffer]]:
+        """Take new keys: key ID and key."""
+        ...
+
+    def get_keys_with_ids(self, key_ids: Sequence[str]) -> list[tuple[str, SecretBuffer]]:
+        """Take the keys that the peer took, by key ID."""
         ...
 
 

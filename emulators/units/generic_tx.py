@@ -10,7 +10,7 @@ from enum import StrEnum, unique
 
 import numpy as np
 
-from qkdhw_emulators.faults import Fault, spoil_reply
+from qkdhw_emulators.faults import Fault, FaultSwitches, spoil_reply
 from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import (
     PROBABILITY_STEPS,
@@ -20,6 +20,7 @@ from qkdhw_emulators.optics.parameters import (
     valid_intensity_probability,
     valid_mean_photon_number,
 )
+from qkdhw_emulators.world import World
 
 MAX_LINE_BYTES = 256
 MAX_RECORDS = 4_194_304
@@ -48,17 +49,20 @@ class EmulatedGenericTx:
     """Answers GTX/1 commands byte for byte; no I/O, no clock of its own.
 
     Args:
-        link: Light source; without one the unit has its own, which runs without a receiver.
-        seed: Seed of its own light source, and part of the serial number.
+        world: Surroundings; their seed is that of its own light source.
+        light: Light source; without one the unit has its own, which runs without a receiver.
         faults: Faults that are on.
 
     Attributes:
         faults: Faults that are on; may be changed while the unit runs.
     """
 
-    def __init__(self, link: LinkRun | None = None, *, seed: int = 1, faults: Iterable[Fault] = ()) -> None:
-        self.faults = set(faults)
-        self._link = link or LinkRun(LinkParameters(), seed=seed, receiver=False)
+    def __init__(
+        self, world: World | None = None, *, light: LinkRun | None = None, faults: Iterable[Fault | str] = ()
+    ) -> None:
+        world = world or World()
+        self.faults = FaultSwitches(faults)
+        self._link = light or LinkRun(LinkParameters(), seed=world.seed, receiver=False)
         self._settings = _as_quantised(self._link.parameters)
         self._serial_number = f"EMU{self._link.seed % 10**6:06d}"
         self._rng = np.random.default_rng([self._link.seed, 0x475458])

@@ -12,10 +12,11 @@ from enum import IntEnum, unique
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw_emulators.faults import Fault, slip_bytes, spoil_reply
+from qkdhw_emulators.faults import Fault, FaultSwitches, slip_bytes, spoil_reply
 from qkdhw_emulators.optics.link_model import TICK_PS
 from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import LinkParameters
+from qkdhw_emulators.world import World
 
 MAX_COMMAND_BYTES = 128
 TICKS_PER_MS = 10**9 // TICK_PS
@@ -76,8 +77,8 @@ class EmulatedSFifteenTdc1:
     """Answers TDC1 commands and streams events byte for byte; no I/O, no clock of its own.
 
     Args:
-        link: Light source; without one the unit has its own, which is dark.
-        seed: Seed of its own light source, and part of the serial number.
+        world: Surroundings; their seed is that of its own light source.
+        light: Light source; without one the unit has its own, which is dark.
         faults: Faults that are on.
 
     Attributes:
@@ -87,9 +88,12 @@ class EmulatedSFifteenTdc1:
         S-Fifteen Instruments TDC1 documentation; the vendor's pyS15 library and readevents4 reader.
     """
 
-    def __init__(self, link: LinkRun | None = None, *, seed: int = 1, faults: Iterable[Fault] = ()) -> None:
-        self.faults = set(faults)
-        self._link = link or LinkRun(LinkParameters(), seed=seed, transmitter=False)
+    def __init__(
+        self, world: World | None = None, *, light: LinkRun | None = None, faults: Iterable[Fault | str] = ()
+    ) -> None:
+        world = world or World()
+        self.faults = FaultSwitches(faults)
+        self._link = light or LinkRun(LinkParameters(), seed=world.seed, transmitter=False)
         self._serial_number = f"EMU{self._link.seed % 10**6:06d}"
         self._rng = np.random.default_rng([self._link.seed, 0x544443])
         self._command = bytearray()

@@ -11,15 +11,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
-from qkdhw.errors import TransportClosedError, TransportTimeoutError, WireFormatError
+from qkdhw.errors import NotSupportedError, TransportClosedError, TransportError, TransportTimeoutError, WireFormatError
 
 CHUNK_BYTES = 65536
+MESSAGE_LIMIT_BYTES = 64 << 20
+REDIAL_FIRST_S, REDIAL_LONGEST_S = 0.005, 0.05  # a unit that is back is found again within 0.1 s
 
 
 class Wire(Protocol):
-    """The unbuffered bytes under a link: a socket or a serial port."""
+    """The unbuffered bytes under a link: a socket, a serial port, a message queue.
+
+    Attributes:
+        keeps_messages: Each `send` is one message to the unit and each `receive` returns one whole message.
+        fresh_when_reopened: Nothing asked for before a new dial can arrive after it: true of a connection (TCP,
+            HiSLIP, ZeroMQ), false of a serial line, where a late answer does not know who opened the port again.
+    """
+
+    keeps_messages: bool
+    fresh_when_reopened: bool
 
     def receive(self, limit: int, *, timeout_s: float) -> bytes:
         """Return 1..limit bytes as soon as there are any, b"" at the deadline; TransportClosedError at the end."""
@@ -34,6 +45,21 @@ class Wire(Protocol):
         ...
 
 
+@runtime_checkable
+class UsbWire(Wire, Protocol):
+    """A wire with USB control transfers beside the bulk bytes."""
+
+    def control_in(self, request_type: int, request: int, value: int, index: int, size: int, timeout_s: float) -> bytes:
+        """Read at most `size` bytes by a control transfer."""
+        ...
+
+    def control_out(
+        self, request_type: int, request: int, value: int, index: int, data: bytes, timeout_s: float
+    ) -> None:
+        """Write by a control transfer."""
+        ...
+
+
 class ByteLink:
     """An `interfaces.Transport` over any wire; a context manager.
 
@@ -43,6 +69,9 @@ class ByteLink:
         url: Where the link leads.
         dial: Opens the wire; called with the time-out in seconds, now and for each `reconnect`.
         timeout_s: Longest wait for the first connection.
+
+    Attributes:
+        generation: How often the wire was dialled: a driver that sees it change has lost the unit's state.
     """
 
     def __init__(self, url: str, dial: Callable[[float], Wire], *, timeout_s: float = 5.0) -> None:
@@ -54,11 +83,17 @@ class ByteLink:
         self._closed = False
         self._buffer = bytearray()
         self._wire = dial(timeout_s)
+        self.generation = 1
 
     @property
     def url(self) -> str:
         """Where the link leads, without credentials."""
         return self._url
+
+    @property
+    def fresh_when_reopened(self) -> bool:
+        """Whether after `reconnect` no answer to anything asked before can arrive."""
+        return self._wire.fresh_when_reopened
 
     def __repr__(self) -> str:
         return f"<ByteLink {self._url}{' closed' if self._closed else ''}>"
@@ -105,15 +140,27 @@ class ByteLink:
             self._lock.release()
 
     def reconnect(self, *, timeout_s: float = 5.0) -> None:
-        """Close the wire and open it again; what the old one had received or was about to is gone.
+        """Close the wire and open it again, trying with back-off until the deadline; old input is gone.
 
         Raises:
-            TransportError: It could not be opened again.
+            TransportError: It could not be opened again in time.
         """
         self._check_open()
         self._wire.close()
         self._buffer.clear()
-        self._wire = self._dial(timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        pause_s = REDIAL_FIRST_S
+        while True:
+            try:
+                self._wire = self._dial(max(0.0, deadline_s - time.monotonic()))
+            except TransportError:
+                if time.monotonic() + pause_s >= deadline_s:
+                    raise
+            else:
+                self.generation += 1
+                return
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, REDIAL_LONGEST_S)
 
     def write(self, data: bytes, *, timeout_s: float = 5.0) -> None:
         """Send all bytes.
@@ -180,6 +227,33 @@ class ByteLink:
             self._fill(limit, time.monotonic() + timeout_s)
         return self._take(min(limit, len(self._buffer)))
 
+    def read_message(self, limit: int = MESSAGE_LIMIT_BYTES, *, timeout_s: float = 5.0) -> bytes:
+        """Return the next whole message of a link that keeps messages apart (ZeroMQ).
+
+        Raises:
+            NotSupportedError: The link is a stream of bytes.
+            TransportTimeoutError: None came in time.
+        """
+        if not self._wire.keeps_messages:
+            raise NotSupportedError(f"{self._url} is a stream of bytes: it keeps no messages apart")
+        self._check_open()
+        message = self._wire.receive(limit, timeout_s=timeout_s)
+        if not message:
+            raise self._late("no message", timeout_s)
+        return message
+
+    def control_in(
+        self, request_type: int, request: int, value: int, index: int, size: int, *, timeout_s: float = 1.0
+    ) -> bytes:
+        """Read at most `size` bytes by a USB control transfer."""
+        return self._usb().control_in(request_type, request, value, index, size, timeout_s)
+
+    def control_out(
+        self, request_type: int, request: int, value: int, index: int, data: bytes = b"", *, timeout_s: float = 1.0
+    ) -> None:
+        """Write by a USB control transfer."""
+        self._usb().control_out(request_type, request, value, index, data, timeout_s)
+
     def discard_input(self) -> int:
         """Throw away what has arrived and return how many bytes that was."""
         discarded = 0
@@ -192,6 +266,14 @@ class ByteLink:
         """Close the link; closing twice is allowed."""
         self._closed = True
         self._wire.close()
+
+    def _usb(self) -> UsbWire:
+        self._check_open()
+        if not isinstance(self._wire, UsbWire):
+            raise NotSupportedError(
+                f"{self._url} has no USB control transfers", remedy="open this unit by a usb:// address"
+            )
+        return self._wire
 
     def _fill(self, limit: int, deadline_s: float) -> bool:
         self._check_open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from qkdhw.errors import ConfigurationError
@@ -30,11 +31,13 @@ def open_transport(url: str, *, timeout_s: float = 5.0) -> ByteLink:
     except ValueError as error:
         raise ConfigurationError(f"address {url!r} is not a URL: {error}", remedy=_FORMS) from error
     dialler = _DIALLERS.get(parts.scheme)
-    if dialler is None:
-        raise ConfigurationError(
-            f"address {url!r} begins with no known scheme; there are {', '.join(_DIALLERS)}", remedy=_FORMS
-        )
-    return ByteLink(url, dialler(url, parts), timeout_s=timeout_s)
+    if dialler is not None:
+        return ByteLink(url, dialler(url, parts), timeout_s=timeout_s)
+    contributed = {point.name: point for point in entry_points(group="qkdhw.transports")}
+    if parts.scheme not in contributed:
+        there_are = ", ".join((*_DIALLERS, *sorted(contributed)))
+        raise ConfigurationError(f"address {url!r} begins with no known scheme; there are {there_are}", remedy=_FORMS)
+    return ByteLink(url, contributed[parts.scheme].load()(url), timeout_s=timeout_s)
 
 
 def _tcp_dialler(url: str, parts: SplitResult) -> Callable[[float], Wire]:

@@ -27,6 +27,9 @@ class SerialWire:
         baud: Symbol rate in bits per second; immaterial for USB-CDC units.
     """
 
+    keeps_messages = False
+    fresh_when_reopened = False
+
     def __init__(self, path: str, *, baud: int) -> None:
         try:
             import serial

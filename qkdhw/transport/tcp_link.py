@@ -27,6 +27,9 @@ class TcpWire:
         timeout_s: Longest wait for the connection.
     """
 
+    keeps_messages = False
+    fresh_when_reopened = True
+
     def __init__(self, host: str, port: int, *, timeout_s: float) -> None:
         self._peer = f"{host}:{port}"
         try:

@@ -32,6 +32,7 @@ from qkdhw_emulators.optics.parameters import LinkParameters
 from qkdhw_emulators.serve import serve_link, serve_unit
 from qkdhw_emulators.units.generic_tx import EmulatedGenericTx
 from qkdhw_emulators.units.sfifteen_tdc1 import EmulatedSFifteenTdc1
+from qkdhw_emulators.world import World
 
 needs_installation = pytest.mark.skipif(
     not entry_points(group="qkdhw.drivers"), reason="the package is on the path but not installed"
@@ -109,7 +110,7 @@ def test_a_link_streams_at_both_ends():
 
 @pytest.mark.parametrize("transport", ["pty", "tcp"])
 def test_events_are_those_that_the_emulator_sent(transport):
-    direct = EmulatedSFifteenTdc1(seed=3)
+    direct = EmulatedSFifteenTdc1(World(seed=3))
     direct.receive(b"time 0;timestamp;counts?\r\n")
     raw = b""
     while len(raw) < 40_000:
@@ -117,7 +118,7 @@ def test_events_are_those_that_the_emulator_sent(transport):
     words = np.frombuffer(raw[:40_000], "<u4").astype(np.int64)
     times = words >> 5
     times += 2**27 * np.cumsum(np.concatenate([[0], np.diff(times) < 0]))
-    with serve_unit(EmulatedSFifteenTdc1(seed=3), transport=transport) as served, open_rx(served.url) as rx:
+    with serve_unit(EmulatedSFifteenTdc1(World(seed=3)), transport=transport) as served, open_rx(served.url) as rx:
         rx.start()
         got = []
         while sum(map(len, got)) < 10_000:
@@ -127,14 +128,14 @@ def test_events_are_those_that_the_emulator_sent(transport):
 
 
 def test_records_are_those_that_the_emulator_sent():
-    direct = EmulatedGenericTx(seed=3)
+    direct = EmulatedGenericTx(World(seed=3))
     direct.receive(b"ARM\nSTART\n")
     reply = direct.receive(b"REC? 0 1000\n")
     line, _, body = reply.partition(b"\n")
     assert line == b"OK 0 1000"
     assert zlib.crc32(body[:500]).to_bytes(4, "little") == body[500:]
     want = [nibble for byte in body[:500] for nibble in (byte & 15, byte >> 4)]
-    with serve_unit(EmulatedGenericTx(seed=3), transport="tcp") as served, open_tx(served.url) as tx:
+    with serve_unit(EmulatedGenericTx(World(seed=3)), transport="tcp") as served, open_tx(served.url) as tx:
         tx.arm()
         tx.start()
         got = np.concatenate([tx.read_preparation(n).record for n in (2, 500, 498)])
@@ -142,7 +143,7 @@ def test_records_are_those_that_the_emulator_sent():
 
 
 def test_a_tagger_is_taken_over_in_the_middle_of_a_stream():
-    with serve_unit(EmulatedSFifteenTdc1(seed=3)) as served:
+    with serve_unit(EmulatedSFifteenTdc1(World(seed=3))) as served:
         with open_transport(served.url) as dead_program:
             dead_program.write(b"time 0;timestamp;counts?\r\nsta")
             dead_program.read_exactly(1001)
@@ -152,7 +153,7 @@ def test_a_tagger_is_taken_over_in_the_middle_of_a_stream():
 
 
 def test_states_are_kept():
-    with serve_unit(EmulatedGenericTx(seed=1), transport="tcp") as served, open_tx(served.url) as tx:
+    with serve_unit(EmulatedGenericTx(World(seed=1)), transport="tcp") as served, open_tx(served.url) as tx:
         with pytest.raises(UnitStateError):
             tx.start()
         tx.arm()
@@ -168,7 +169,7 @@ def test_states_are_kept():
 
 
 def test_looking_at_a_running_transmitter_does_not_stop_it():
-    with serve_unit(EmulatedGenericTx(seed=1), transport="tcp") as served, open_tx(served.url) as tx:
+    with serve_unit(EmulatedGenericTx(World(seed=1)), transport="tcp") as served, open_tx(served.url) as tx:
         tx.arm()
         tx.start()
         first = tx.read_preparation(1000)
@@ -195,13 +196,13 @@ def test_units_that_do_not_answer_or_answer_garbage(fault):
 
 def test_the_wrong_unit_at_the_address():
     with (
-        serve_unit(EmulatedSFifteenTdc1(seed=1), transport="tcp") as served,
+        serve_unit(EmulatedSFifteenTdc1(World(seed=1)), transport="tcp") as served,
         open_transport(served.url) as link,
         pytest.raises((UnitError, TransportTimeoutError)),
     ):
         GenericTx(link, timeout_s=0.5)
     with (
-        serve_unit(EmulatedGenericTx(seed=1), transport="tcp") as served,
+        serve_unit(EmulatedGenericTx(World(seed=1)), transport="tcp") as served,
         open_transport(served.url) as link,
         pytest.raises(UnitError, match="ERR 1"),
     ):
@@ -258,7 +259,7 @@ def test_transmitter_hardware_fault():
 
 def test_a_tagger_is_opened_by_one_program_only():
     in_use = pytest.raises(TransportError, match="another program has it open")
-    with serve_unit(EmulatedSFifteenTdc1(seed=1)) as served, open_rx(served.url), in_use:
+    with serve_unit(EmulatedSFifteenTdc1(World(seed=1))) as served, open_rx(served.url), in_use:
         open_transport(served.url)
 
 
@@ -271,7 +272,7 @@ def test_two_threads_on_one_unit_get_their_own_answers():
         except Exception as error:
             failures.append(error)
 
-    with serve_unit(EmulatedGenericTx(seed=1), transport="tcp") as served, open_tx(served.url) as tx:
+    with serve_unit(EmulatedGenericTx(World(seed=1)), transport="tcp") as served, open_tx(served.url) as tx:
         calls = [tx.identify, lambda: tx.read_status().state, lambda: tx.configure({"key_basis_probability": 0.5})]
         threads = [threading.Thread(target=ask, args=(call, call())) for call in calls]
         for thread in threads:

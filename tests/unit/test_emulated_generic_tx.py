@@ -10,6 +10,7 @@ from qkdhw_emulators.optics.link_model import CHUNK_PULSES
 from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import LinkParameters
 from qkdhw_emulators.units.generic_tx import EmulatedGenericTx
+from qkdhw_emulators.world import World
 
 
 def ask(unit, line):
@@ -36,7 +37,9 @@ def running(**kwargs):
 
 
 def test_identity():
-    vendor, model, serial, firmware, protocol = ask(EmulatedGenericTx(seed=7), "IDN?").removeprefix("OK ").split(",")
+    vendor, model, serial, firmware, protocol = (
+        ask(EmulatedGenericTx(World(seed=7)), "IDN?").removeprefix("OK ").split(",")
+    )
     assert (vendor, model, serial, firmware, protocol) == ("qkdhw", "GTX-EMU", "EMU000007", "1.0", "GTX/1")
 
 
@@ -201,7 +204,7 @@ def test_records_have_no_fourth_intensity_and_every_other_value():
 
 def test_overrun_drops_the_oldest_counts_them_and_latches():
     run = LinkRun(LinkParameters(loss_db=40.0), seed=1)
-    unit = running(link=run, faults=[Fault.RECORD_OVERRUN])
+    unit = running(light=run, faults=[Fault.RECORD_OVERRUN])
     run.start_receiver()
     ask(unit, "STAT?")
     for _ in range(18):
@@ -216,7 +219,7 @@ def test_overrun_drops_the_oldest_counts_them_and_latches():
 
 def test_without_the_fault_the_clock_waits_for_the_reader():
     run = LinkRun(LinkParameters(loss_db=40.0), seed=1)
-    unit = running(link=run)
+    unit = running(light=run)
     run.start_receiver()
     chunks = 0
     while run.next_events() is not None:
@@ -244,12 +247,12 @@ COMMANDS = st.sampled_from([
 @settings(max_examples=25, deadline=None)
 @given(st.lists(COMMANDS, max_size=12).map(b"".join), st.lists(st.integers(1, 40), min_size=1, max_size=20))
 def test_any_split_gives_the_same_answers(data, sizes):
-    whole = EmulatedGenericTx(seed=5).receive(data)
-    unit, out, at = EmulatedGenericTx(seed=5), b"", 0
+    whole = EmulatedGenericTx(World(seed=5)).receive(data)
+    unit, out, at = EmulatedGenericTx(World(seed=5)), b"", 0
     while at < len(data):
         size = sizes[at % len(sizes)]
         out += unit.receive(data[at : at + size])
         at += size
     assert out == whole
-    unit = EmulatedGenericTx(seed=5)
+    unit = EmulatedGenericTx(World(seed=5))
     assert b"".join(unit.receive(data[i : i + 1]) for i in range(len(data))) == whole

@@ -17,7 +17,7 @@ STREAM = b"*rst;nim;time 0;timestamp;counts?\r\n"
 
 def make(seed=1, **changes):
     run = LinkRun(LinkParameters(**changes), seed=seed)
-    return EmulatedGenericTx(run), EmulatedSFifteenTdc1(run)
+    return EmulatedGenericTx(light=run), EmulatedSFifteenTdc1(light=run)
 
 
 def records(tx, first, n):

@@ -7,6 +7,7 @@ from qkdhw_emulators.faults import Fault
 from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import LinkParameters
 from qkdhw_emulators.units.sfifteen_tdc1 import EmulatedSFifteenTdc1, EventEncoder
+from qkdhw_emulators.world import World
 
 DUMMY_TICKS = 70_000_000
 
@@ -35,7 +36,7 @@ def read(unit, n_bytes, at_a_time=4096):
 
 
 def test_identity_and_help():
-    unit = EmulatedSFifteenTdc1(seed=12)
+    unit = EmulatedSFifteenTdc1(World(seed=12))
     assert unit.receive(b"*idn?\r\n") == b"S-Fifteen Instruments TDC1 emulator EMU000012\r\n"
     assert b"TIMESTAMP" in unit.receive(b"Help;")
 
@@ -81,9 +82,9 @@ def test_plain_counters():
 def test_counters_see_the_light():
     run = LinkRun(LinkParameters(), seed=1)
     run.start_transmitter(LinkParameters())
-    bright = [int(n) for n in EmulatedSFifteenTdc1(run).receive(b"singles;counts?;").split()]
+    bright = [int(n) for n in EmulatedSFifteenTdc1(light=run).receive(b"singles;counts?;").split()]
     run.stop_transmitter()
-    dark = [int(n) for n in EmulatedSFifteenTdc1(run).receive(b"singles;counts?;").split()]
+    dark = [int(n) for n in EmulatedSFifteenTdc1(light=run).receive(b"singles;counts?;").split()]
     assert min(bright[:2]) > 100 * max(dark)
 
 
@@ -129,7 +130,7 @@ def test_encoder_ends_with_the_gate(ticks, gate_ms):
 
 def test_stream_of_a_dark_unit_is_dark_counts_and_dummies_and_ends_with_the_gate():
     run = LinkRun(LinkParameters(dark_count_rate_hz=1.0), seed=4, transmitter=False)
-    unit = EmulatedSFifteenTdc1(run)
+    unit = EmulatedSFifteenTdc1(light=run)
     assert unit.receive(b"time 5000;timestamp;counts?\r\n") == b""
     ticks, patterns = decode(read(unit, 1 << 20))
     assert unit.read_stream(4096) == b""
@@ -164,8 +165,8 @@ def test_overflow_loses_events_and_sets_the_bit():
 @pytest.mark.parametrize("at_a_time", [4, 1000, 1 << 20])
 def test_byte_slip_leaves_out_one_byte_in_65536(at_a_time):
     parameters = LinkParameters(dark_count_rate_hz=20_000.0)
-    good = EmulatedSFifteenTdc1(LinkRun(parameters, seed=2, transmitter=False))
-    bad = EmulatedSFifteenTdc1(LinkRun(parameters, seed=2, transmitter=False), faults=[Fault.BYTE_SLIP])
+    good = EmulatedSFifteenTdc1(light=LinkRun(parameters, seed=2, transmitter=False))
+    bad = EmulatedSFifteenTdc1(light=LinkRun(parameters, seed=2, transmitter=False), faults=[Fault.BYTE_SLIP])
     for unit in (good, bad):
         unit.receive(b"time 0;timestamp;counts?;")
     whole, slipped = read(good, 140_000), read(bad, 139_000, at_a_time)
@@ -183,7 +184,7 @@ COMMANDS = st.sampled_from([
 @settings(max_examples=50, deadline=None)
 @given(st.lists(COMMANDS, max_size=12).map(b"".join), st.integers(1, 30))
 def test_any_split_gives_the_same_answers(data, size):
-    whole = EmulatedSFifteenTdc1(seed=5).receive(data)
+    whole = EmulatedSFifteenTdc1(World(seed=5)).receive(data)
     for step in (1, size):
-        unit = EmulatedSFifteenTdc1(seed=5)
+        unit = EmulatedSFifteenTdc1(World(seed=5))
         assert b"".join(unit.receive(data[i : i + step]) for i in range(0, len(data), step)) == whole

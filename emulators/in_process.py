@@ -1,0 +1,166 @@
+"""emu:// addresses: emulated units inside the process, without a socket or terminal between.
+
+`emu://NAME?seed=1&pace=none&fault=drop:rate=0.1` makes a new unit of an installed emulator; `emu://#LABEL` leads to one
+that this process serves. Found by the product through the entry-point group qkdhw.transports.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from qkdhw.errors import ConfigurationError, NotSupportedError, TransportClosedError
+from qkdhw_emulators.line import Line
+from qkdhw_emulators.world import VirtualClock, World
+
+FORM = "Write emu://NAME?seed=1&pace=none&fault=drop, or emu://#LABEL for a unit that is served in this process."
+LONGEST_NAP_S = 0.01
+
+_registered: dict[str, Line] = {}
+_labels = itertools.count(1)
+
+
+def make_unit(name: str, world: World) -> Any:
+    """Make an emulated unit by name.
+
+    Args:
+        name: Name in the entry-point group qkdhw.emulators.
+        world: Its surroundings, the only argument of its class; a class without arguments is fine too.
+
+    Raises:
+        ConfigurationError: No emulator has this name.
+    """
+    found = {point.name: point for point in entry_points(group="qkdhw.emulators")}
+    if name not in found:
+        raise ConfigurationError(f"no emulator is called {name!r}", remedy=f"Known are: {', '.join(sorted(found))}.")
+    emulator = found[name].load()
+    return emulator(world) if inspect.signature(emulator).parameters else emulator()
+
+
+@contextmanager
+def registered(line: Line) -> Iterator[str]:
+    """Give a unit an address inside this process while the body runs."""
+    label = f"{line.world.label or type(line.unit).__name__}-{next(_labels)}"
+    _registered[label] = line
+    try:
+        yield f"emu://#{label}"
+    finally:
+        del _registered[label]
+
+
+def dialler(url: str) -> Callable[[float], EmulatedWire]:
+    """Return what opens the wire to an emu:// address; each dial reaches the same unit.
+
+    Raises:
+        ConfigurationError: The address is malformed, or there is no such unit.
+    """
+    parts = urlsplit(url)
+    if parts.path not in {"", "/"} or bool(parts.netloc) == bool(parts.fragment):
+        raise ConfigurationError(f"address {url!r} is not understood", remedy=FORM)
+    if parts.fragment:
+        if parts.fragment not in _registered:
+            raise ConfigurationError(f"no emulated unit is served as {parts.fragment!r}", remedy=FORM)
+        line = _registered[parts.fragment]
+        return lambda _timeout_s: EmulatedWire(line)
+    options = parse_qs(parts.query, keep_blank_values=True)
+    faults = options.pop("fault", [])
+    try:
+        (seed,), (pace,) = options.pop("seed", ["1"]), options.pop("pace", ["1"])
+        world = World(seed=int(seed), clock=VirtualClock(pace=None if pace == "none" else float(pace)))
+    except ValueError as error:
+        raise ConfigurationError(f"address {url!r} is not understood: {error}", remedy=FORM) from error
+    if options:
+        raise ConfigurationError(f"address {url!r} has an unknown option {min(options)!r}", remedy=FORM)
+    line = Line(make_unit(parts.netloc, world), world, faults=faults)
+    return lambda _timeout_s: EmulatedWire(line)
+
+
+class EmulatedWire:
+    """The wire to a unit inside the process (`qkdhw.transport.byte_link.Wire`).
+
+    Args:
+        line: The line to the unit.
+    """
+
+    fresh_when_reopened = True
+
+    def __init__(self, line: Line) -> None:
+        self.keeps_messages = line.keeps_messages
+        self._line = line
+        self._pieces: deque[bytes] = deque()
+        self._open = True
+        with line.world:
+            line.disconnected()
+            line.connected()
+
+    def receive(self, limit: int, *, timeout_s: float) -> bytes:
+        """Return 1..limit bytes as soon as there are any, b"" at the deadline; TransportClosedError at the end."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            if self._pieces:
+                return self._next_piece(limit)
+            if not self._open:
+                raise self._closed()
+            with self._line.world:
+                self._fetch(limit)
+                wait_s = None if self._pieces else self._line.wait_s()
+            left_s = deadline_s - time.monotonic()
+            if not self._pieces and self._open:
+                if left_s <= 0:
+                    return b""
+                time.sleep(min(left_s, LONGEST_NAP_S if wait_s is None else min(wait_s, LONGEST_NAP_S)))
+
+    def send(self, data: memoryview, *, timeout_s: float) -> int:
+        """Hand over everything."""
+        if not self._open:
+            raise self._closed()
+        with self._line.world:
+            self._line.feed(bytes(data))
+        return len(data)
+
+    def control_in(self, request_type: int, request: int, value: int, index: int, size: int, timeout_s: float) -> bytes:
+        """USB control transfer to the host, of a unit that has one."""
+        with self._line.world:
+            return bytes(self._usb().control_in(request_type, request, value, index, size))
+
+    def control_out(
+        self, request_type: int, request: int, value: int, index: int, data: bytes, timeout_s: float
+    ) -> None:
+        """USB control transfer to the unit, if it has one."""
+        with self._line.world:
+            self._usb().control_out(request_type, request, value, index, data)
+
+    def close(self) -> None:
+        """Close it."""
+        self._open = False
+
+    def _usb(self) -> Any:
+        if not self._open:
+            raise self._closed()
+        if not hasattr(self._line.unit, "control_in"):
+            raise NotSupportedError("this emulated unit has no USB control transfers")
+        return self._line.unit
+
+    def _fetch(self, limit: int) -> None:
+        for delivery in self._line.take(limit):
+            if delivery.data:
+                self._pieces.append(delivery.data)
+            if delivery.hang_up:
+                self._open = False
+                self._line.disconnected()
+
+    def _next_piece(self, limit: int) -> bytes:
+        piece = self._pieces.popleft()
+        if len(piece) > limit:
+            self._pieces.appendleft(piece[limit:])
+        return piece[:limit]
+
+    def _closed(self) -> TransportClosedError:
+        return TransportClosedError("the emulated unit hung up", remedy="open it again")

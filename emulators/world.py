@@ -1,0 +1,120 @@
+"""What emulated units have around them: one clock, one seed, physical conditions."""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Self
+
+import numpy as np
+
+from qkdhw.errors import ConfigurationError
+
+
+class VirtualClock:
+    """The time of an emulated bench.
+
+    Args:
+        pace: Bench seconds per second; or None: time stands still until `advance`, so whoever serves the units jumps
+            over every wait (as fast as possible, and the same every time).
+        monotonic_s: Where real time comes from.
+    """
+
+    def __init__(self, *, pace: float | None = 1.0, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+        if pace is not None and not pace > 0:
+            raise ConfigurationError(f"pace is {pace}", remedy="Give bench seconds per second above 0, or None.")
+        self.pace = pace
+        self._monotonic_s = monotonic_s
+        self._begun_s = monotonic_s()
+        self._advanced_s = 0.0
+
+    def now_s(self) -> float:
+        """Seconds since the bench was switched on."""
+        if self.pace is None:
+            return self._advanced_s
+        return self._advanced_s + (self._monotonic_s() - self._begun_s) * self.pace
+
+    def advance(self, seconds: float) -> None:
+        """Let time jump ahead.
+
+        Raises:
+            ValueError: `seconds` is negative.
+        """
+        if seconds < 0:
+            raise ValueError(f"time does not go back by {-seconds} s")
+        self._advanced_s += seconds
+
+    def real_wait_s(self, wait_s: float) -> float:
+        """How many seconds of real time a wait on the bench takes: 0 for a clock that jumps."""
+        return wait_s / self.pace if self.pace else 0.0
+
+
+class World:
+    """The surroundings of one emulated unit, or of a whole bench.
+
+    Args:
+        seed: Seed of everything random, 0 or more.
+        clock: The bench's clock; a new one in real time if left out.
+
+    Attributes:
+        seed: The seed.
+        clock: The clock.
+        label: Name of the unit on its bench, or "".
+        lock: Held while a unit of this bench works: units do not see each other half-changed.
+        conditions: Physical conditions by name, such as "fibre_connected" (1 or 0) or "temperature_k"; a person or a
+            test changes them while the unit runs.
+    """
+
+    def __init__(self, *, seed: int = 1, clock: VirtualClock | None = None) -> None:
+        if seed < 0:
+            raise ConfigurationError(f"seed is {seed}", remedy="Give a seed of 0 or more.")
+        self.seed = seed
+        self.clock = clock or VirtualClock()
+        self.label = ""
+        self.lock = threading.RLock()
+        self.conditions: dict[str, float] = {}
+        self._parts: dict[str, World] = {}
+
+    def now_s(self) -> float:
+        """Seconds on the bench's clock."""
+        return self.clock.now_s()
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """Return a new random stream that depends on the seed, the unit's label and the purpose alone."""
+        return np.random.default_rng([self.seed, zlib.crc32(self.label.encode()), zlib.crc32(purpose.encode())])
+
+    def declare(self, conditions: Mapping[str, float]) -> None:
+        """Say which conditions a unit senses, and what they are unless somebody set them before."""
+        for name, value in conditions.items():
+            self.conditions.setdefault(name, value)
+
+    def set_condition(self, name: str, value: float) -> None:
+        """Change a physical condition.
+
+        Raises:
+            ConfigurationError: No unit here senses it.
+        """
+        if name not in self.conditions:
+            raise ConfigurationError(
+                f"{self.label or 'this unit'} does not sense {name!r}",
+                remedy=f"It senses: {', '.join(sorted(self.conditions)) or 'nothing'}.",
+            )
+        with self.lock:
+            self.conditions[name] = float(value)
+
+    def part(self, label: str) -> World:
+        """Return the surroundings of the unit with this label: same clock, seed and lock, its own conditions."""
+        if label not in self._parts:
+            part = World(seed=self.seed, clock=self.clock)
+            part.label, part.lock = label, self.lock
+            self._parts[label] = part
+        return self._parts[label]
+
+    def __enter__(self) -> Self:
+        self.lock.acquire()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.lock.release()

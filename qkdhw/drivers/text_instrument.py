@@ -1,0 +1,141 @@
+"""Instruments that speak lines of text: one command a line, one line an answer."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, ClassVar
+
+from qkdhw.drivers.instrument import Instrument
+from qkdhw.drivers.setting import Setting, Value
+from qkdhw.errors import TransportTimeoutError, WireFormatError
+
+LINE_LIMIT_BYTES = 65536
+QUIET_S = 0.05  # answers that were on their way follow each other without a pause
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_WORDS = {"0": False, "1": True, "OFF": False, "ON": True}
+
+
+class TextInstrument(Instrument):
+    """Base of the drivers of instruments that speak lines of text."""
+
+    command_end: ClassVar[bytes] = b"\n"
+    reply_end: ClassVar[bytes] = b"\n"
+    challenge: ClassVar[str] = "*IDN?"
+    """A query without side effects whose answer is like no other's: what comes before it is old."""
+
+    def _is_challenge_answer(self, line: str) -> bool:
+        """Say whether a line is the answer to `challenge`."""
+        raise NotImplementedError
+
+    def _synchronise(self) -> None:
+        """Ask the challenge and skip what comes before its answer and right after it."""
+        self._link.discard_input()
+        self._write_line(self.challenge)
+        deadline_s = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                line = self._read_line(max(0.0, deadline_s - time.monotonic()))
+            except WireFormatError:  # part of an old answer, or what a bad line left
+                line = ""
+            if self._is_challenge_answer(line):
+                break
+            if time.monotonic() >= deadline_s:
+                raise TransportTimeoutError(
+                    f"{self._link.url} did not answer {self.challenge} within {self._timeout_s} s",
+                    remedy="check the address, the cable and the unit's power",
+                )
+        if not self._link.fresh_when_reopened:
+            while self._link.read_available(LINE_LIMIT_BYTES, timeout_s=QUIET_S):
+                pass
+
+    def _ask(self, command: str, *, timeout_s: float | None = None) -> str:
+        """Send a query and return its answer's line. The link must be held.
+
+        Something that lies in the input unasked for means that unit and driver are out of step.
+        """
+        if self._link.discard_input():
+            self._synchronise()
+        self._write_line(command)
+        return self._read_line(self._timeout_s if timeout_s is None else timeout_s)
+
+    def _tell(self, command: str) -> None:
+        """Send a command that is not answered. The link must be held; a driver checks afterwards for errors."""
+        self._write_line(command)
+
+    def _write_line(self, command: str) -> None:
+        self._link.write(command.encode("ascii") + self.command_end, timeout_s=self._timeout_s)
+
+    def _read_line(self, timeout_s: float) -> str:
+        line = self._link.read_until(self.reply_end, limit=LINE_LIMIT_BYTES, timeout_s=timeout_s)
+        return text_of(line)
+
+    def _read_value(self, setting: Setting[Any], channel: int | None) -> Value:
+        command = setting.query.format(channel=channel)
+        return decoded(setting, command, self._ask(command))
+
+    def _write_value(self, setting: Setting[Any], channel: int | None, value: Value) -> None:
+        encoded = setting.encode(value) if setting.encode else value
+        self._tell(setting.command.format(channel=channel, value=encoded))
+
+
+def text_of(line: bytes) -> str:
+    """Return a line as text without its end.
+
+    Raises:
+        WireFormatError: It holds something else than printable ASCII.
+    """
+    text = line.decode("latin-1").strip("\r\n\0 ")
+    if not text.isascii() or not text.replace("\t", " ").isprintable():
+        raise WireFormatError(
+            f"an answer holds {shown(line)}", remedy="check the address, the baud rate and the driver name"
+        )
+    return text
+
+
+def decoded(setting: Setting[Any], command: str, answer: str) -> Value:
+    """Turn an answer into a setting's value.
+
+    Raises:
+        WireFormatError: It is no such value.
+    """
+    try:
+        if setting.decode is not None:
+            value: Value = setting.decode(answer)
+        elif setting.kind is bool:
+            value = _WORDS[answer.upper()]
+        elif setting.kind is str:
+            value = answer
+        else:
+            value = whole_number_of(answer) if setting.kind is int else number_of(answer)
+    except (ValueError, KeyError, IndexError) as error:
+        raise WireFormatError(
+            f"{command} was answered by {shown(answer)}, not by {setting.allowed()}",
+            remedy="check the address and the driver name",
+        ) from error
+    if setting.choices and value not in setting.choices:
+        raise WireFormatError(f"{command} was answered by {shown(answer)}, not by {setting.allowed()}")
+    return value
+
+
+def number_of(text: str) -> float:
+    """Return a decimal number as instruments write it; ValueError for anything else, NaN and infinity included."""
+    if not _NUMBER.fullmatch(text):
+        raise ValueError("not a number")
+    return float(text)
+
+
+def whole_number_of(text: str) -> int:
+    """Return a whole number, however it is written ("7", "+7.0E0"); ValueError for anything else."""
+    value = number_of(text)
+    if not value.is_integer():
+        raise ValueError("not a whole number")
+    return int(value)
+
+
+def shown(answer: str | bytes | bytearray) -> str:
+    """Quote an answer for an error message, but never binary: it may be detection events, and they are secret."""
+    text = answer if isinstance(answer, str) else answer.decode("latin-1").strip()
+    if not text.isascii() or not text.isprintable():
+        return f"{len(answer)} bytes that are no text"
+    return repr(text if len(text) <= 60 else text[:60] + "...")
