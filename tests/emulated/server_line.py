@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -21,6 +22,14 @@ def block(size: int) -> bytes:
     """A definite-length block of all byte values, line feeds among them, and the line feed that ends the reply."""
     data = bytes(i * 7 % 256 for i in range(256)) * (size // 256 + 1)
     return b"#6%06d" % size + data[:size] + b"\n"
+
+
+def read_exactly(client: socket.socket, size: int) -> bytes:
+    """Read so many bytes, or fewer if the connection ends before."""
+    data = bytearray()
+    while len(data) < size and (more := client.recv(size - len(data))):
+        data += more
+    return bytes(data)
 
 
 class SmallLine:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import pyvisa
-from server_line import IDENTITY, SmallLine, block
+from server_line import IDENTITY, SmallLine, block, read_exactly
 
 from qkdhw_emulators.servers.hislip import PAYLOAD_BYTES, HislipServer
 
@@ -48,10 +48,10 @@ def raw(server):
 
 def receive(client):
     """Return type, control code, parameter and payload of one message."""
-    head = client.recv(HEADER.size, socket.MSG_WAITALL)
+    head = read_exactly(client, HEADER.size)
     prologue, kind, control, parameter, length = HEADER.unpack(head)
     assert prologue == b"HS"
-    return kind, control, parameter, client.recv(length, socket.MSG_WAITALL) if length else b""
+    return kind, control, parameter, read_exactly(client, length) if length else b""
 
 
 def initialize(server, client):

@@ -11,7 +11,7 @@ import pytest
 import pyvisa
 from pyvisa_py.protocols import rpc
 from pyvisa_py.tcpip import Vxi11CoreClient
-from server_line import IDENTITY, SmallLine, block
+from server_line import IDENTITY, SmallLine, block, read_exactly
 
 from qkdhw_emulators.servers.vxi11 import Vxi11Server
 
@@ -66,9 +66,9 @@ def call(*values, data=b"", fragments=1):
 
 def receive(client):
     """Return the words of one reply."""
-    (mark,) = struct.unpack("!I", client.recv(4, socket.MSG_WAITALL))
+    (mark,) = struct.unpack("!I", read_exactly(client, 4))
     assert mark & 0x8000_0000
-    data = client.recv(mark & 0x7FFF_FFFF, socket.MSG_WAITALL)
+    data = read_exactly(client, mark & 0x7FFF_FFFF)
     return struct.unpack(f"!{len(data) // 4}I", data)
 
 
