@@ -114,6 +114,12 @@ class Line:
         faults: Faults to switch on.
         keeps_messages: Each `feed` is one whole message for the unit, not a piece of a stream.
         monotonic_s: Real time: late answers are late for the client, whatever the bench's clock does.
+
+    Attributes:
+        unit: The unit.
+        world: Its surroundings.
+        faults: Faults of unit and line; may be changed at any time.
+        fed_bytes: Bytes that clients sent so far.
     """
 
     def __init__(
@@ -135,6 +141,7 @@ class Line:
         self._checksummed = bool(getattr(unit, "checksummed", False))
         self._rng = self.world.rng("line")
         self._monotonic_s = monotonic_s
+        self.fed_bytes = 0
         self._messages: deque[bytes] = deque()
         self._inbox = bytearray()
         self._due: deque[tuple[float, Delivery]] = deque()
@@ -147,6 +154,7 @@ class Line:
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the client: any piece of a stream, or one whole message."""
+        self.fed_bytes += len(data)
         if self.keeps_messages:
             self._messages.append(data)
         else:

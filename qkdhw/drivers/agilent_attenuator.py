@@ -22,13 +22,13 @@ class Agilent8156A(ScpiInstrument):
     capabilities: ClassVar[frozenset[str]] = frozenset({"Attenuator"})
     idn_pattern: ClassVar[str] = r"^(agilent|hewlett|hp|keysight).*,\s*(hp)?8156a"
 
-    attenuation_db = Setting(
-        float, unit="dB", minimum=0.0, maximum=60.0, step=0.001, settle_s=0.02, query=":INP:ATT?",
-        command=":INP:ATT {value:.3f}", doc="Attenuation shown: filter position plus offset.",
-    )  # fmt: skip
     offset_db = Setting(
         float, unit="dB", minimum=-99.999, maximum=99.999, step=0.001, query=":INP:OFFS?",
         command=":INP:OFFS {value:.3f}", doc="Added to the filter's attenuation.",
+    )  # fmt: skip
+    attenuation_db = Setting(
+        float, unit="dB", minimum=0.0, maximum=60.0, step=0.001, settle_s=0.02, query=":INP:ATT?",
+        command=":INP:ATT {value:.3f}", doc="Attenuation shown: filter position plus offset.",
     )  # fmt: skip
     wavelength_nm = Setting(
         float, unit="nm", minimum=1200.0, maximum=1650.0, step=0.1, query=":INP:WAV?",

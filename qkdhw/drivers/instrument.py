@@ -201,6 +201,8 @@ class Instrument:
     def restore(self, snapshot: Mapping[str, Any]) -> Mapping[str, Any]:
         """Set what a snapshot holds, but for readings and what must not come back by itself; return the read-back.
 
+        In the order of declaration: what others depend on is declared first.
+
         Raises:
             ConfigurationError: It is no snapshot of such a unit.
         """

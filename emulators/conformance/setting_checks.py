@@ -1,0 +1,203 @@
+"""Checks of identity and settings: what is declared, what is read back, what is refused, what is restored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import qkdhw.interfaces
+from qkdhw.drivers.setting import ChannelSetting, Setting
+from qkdhw.errors import CommandRefusedError, ConfigurationError, QkdhwError, UnitStateError
+from qkdhw.model import UnitInfo, UnitStatus
+from qkdhw_emulators.conformance.subject import NotApplicableError, Subject, require
+
+SUFFIX_OF_UNIT = {"": "", "%": "percent", "°": "deg", "°C": "c", "µA": "ua"}
+
+
+def check_identity(subject: Subject) -> None:
+    """The unit says who it is, each time the same, also when it is opened again."""
+    seen = []
+    for _ in range(2):
+        with subject.open() as unit:
+            seen += [unit.identify(), unit.identify()]
+    require(all(isinstance(info, UnitInfo) for info in seen), "identify() returns a UnitInfo")
+    require(bool(seen[0].vendor and seen[0].model), "the identity names vendor and model")
+    require(all(info == seen[0] for info in seen), "the identity stays the same")
+
+
+def check_capabilities(subject: Subject) -> None:
+    """What the driver says it can do is there: each capability is a Protocol that it fits."""
+    names = getattr(subject.driver, "capabilities", frozenset())
+    require(bool(names), "a driver names at least one capability")
+    with subject.open() as unit:
+        for name in sorted(names):
+            protocol = getattr(qkdhw.interfaces, name, None)
+            require(protocol is not None, f"capability {name} is a Protocol of qkdhw.interfaces")
+            require(isinstance(unit, protocol), f"the driver has what {name} asks for")  # type: ignore[arg-type]
+
+
+def check_description(subject: Subject) -> None:
+    """What is declared can be told as JSON, names say their units, and limits make sense."""
+    described = subject.driver.describe()
+    require(json.loads(json.dumps(described)) == described, "describe() is JSON")
+    require(bool(described["vendor"] and described["model"] and described["kind"]), "vendor, model and kind are named")
+    for name, setting in subject.settings.items():
+        require(bool(setting.doc), f"setting {name} says what it is")
+        if setting.kind is float and setting.unit:
+            suffix = SUFFIX_OF_UNIT.get(setting.unit, setting.unit).lower()
+            require(name.endswith(f"_{suffix}"), f"setting {name} ends in its unit, _{suffix}")
+        if setting.minimum is not None and setting.maximum is not None:
+            require(setting.minimum <= setting.maximum, f"setting {name} has a range")
+
+
+def check_status(subject: Subject) -> None:
+    """Status can be read, and a monitor that the unit does not have is absent."""
+    with subject.open() as unit:
+        status = unit.read_status()
+        require(isinstance(status, UnitStatus), "read_status() returns a UnitStatus")
+        require(status.state in {"idle", "armed", "running", "fault"}, f"state {status.state!r} is one of the four")
+        require(all(value == value for value in status.monitors.values()), "no monitor is not-a-number")  # noqa: PLR0124
+
+
+def check_settings_round_trip(subject: Subject) -> None:
+    """What is set is read back but for quantisation, and setting the read-back changes nothing."""
+    accepted = 0
+    with as_before(subject) as unit:
+        for setting, channel in places(subject):
+            for value in trial_values(setting):
+                got = _set(unit, setting, channel, value)
+                if got is None:
+                    continue
+                accepted += 1
+                where = f"{setting.name}{'' if channel is None else f' of channel {channel}'}"
+                require(setting.agrees(value, got), f"{where}: told {value!r}, read back {got!r}")
+                if setting.readable:
+                    again = unit.read_setting(setting.name, channel)
+                    require(again == got, f"{where}: read {again!r} after a read-back of {got!r}")
+                    require(_set(unit, setting, channel, got) == got, f"{where}: a quantised value stays as it is")
+    require(accepted > 0, "the unit takes at least one value of a setting")
+
+
+def check_range_errors(subject: Subject) -> None:
+    """A wrong name, kind or value is refused with ConfigurationError before anything is sent."""
+    with subject.open() as unit:
+        line = subject.served.line if subject.served else None
+        sent = line.fed_bytes if line else 0
+        wrong: list[tuple[str, Any]] = [("no_such_setting", 1)]
+        for name, setting in subject.settings.items():
+            wrong += [(name, each) for each in wrong_values(setting)]
+        for name, value in wrong:
+            try:
+                unit.configure({name: value})
+            except ConfigurationError as error:
+                require(
+                    name in str(error) and bool(error.remedy), f"the error for {name}={value!r} names it and a remedy"
+                )
+            else:
+                require(False, f"{name}={value!r} raises ConfigurationError")
+        require(line is None or line.fed_bytes == sent, "nothing is sent to the unit for a wrong value")
+
+
+def check_snapshot_and_restore(subject: Subject) -> None:
+    """A snapshot goes through JSON, and restoring it brings every setting back."""
+    with as_before(subject) as unit:
+        before = json.loads(json.dumps(unit.snapshot()))
+        require(bool(before["identity"]["model"]), "a snapshot holds the identity")
+        changed = 0
+        for setting, channel in places(subject):
+            for value in trial_values(setting):
+                changed += _set(unit, setting, channel, value) is not None
+        if not changed:
+            raise NotApplicableError("no setting can be changed")
+        unit.restore(before)
+        after = json.loads(json.dumps(unit.snapshot()))
+        for name, setting in subject.settings.items():
+            if setting.access == "rw" and setting.restore:
+                require(_agree(setting, before["settings"][name], after["settings"][name]), f"{name} is restored")
+
+
+def check_closes_twice(subject: Subject) -> None:
+    """Closing twice is allowed, and a closed unit answers with a typed error."""
+    with subject.open() as unit:
+        unit.close()
+        unit.close()
+        try:
+            unit.identify()
+        except QkdhwError:
+            return
+        require(False, "identify() on a closed unit raises a typed error")
+
+
+def places(subject: Subject) -> list[tuple[Setting[Any], int | None]]:
+    """Return each setting that may be changed without harm, for each of its channels (at most four)."""
+    found: list[tuple[Setting[Any], int | None]] = []
+    for setting in subject.settings.values():
+        if not (setting.writable and setting.restore):
+            continue
+        if isinstance(setting, ChannelSetting):
+            found += [(setting, channel) for channel in setting.channels[:4]]
+        else:
+            found.append((setting, None))
+    if not found:
+        raise NotApplicableError("the driver declares no setting that may be changed")
+    return found
+
+
+def trial_values(setting: Setting[Any]) -> list[Any]:
+    """Return values to try: both ends of the range and something between."""
+    if setting.choices:
+        return list(setting.choices)
+    if setting.kind is bool:
+        return [True, False]
+    if setting.kind is str or setting.minimum is None or setting.maximum is None:
+        return []
+    low, high = setting.minimum, setting.maximum
+    middle = low + 0.37 * (high - low)
+    return [setting.kind(value) for value in (high, low, middle)]
+
+
+def wrong_values(setting: Setting[Any]) -> list[Any]:
+    """Return values that must be refused."""
+    if not setting.writable:
+        return [1]
+    wrong: list[Any] = [None, [[]]]
+    if setting.kind in {int, float}:
+        wrong += ["much", float("nan")]
+        step = setting.step or 1
+        wrong += [] if setting.minimum is None else [setting.kind(setting.minimum - max(1, step))]
+        wrong += [] if setting.maximum is None else [setting.kind(setting.maximum + max(1, step))]
+    if setting.choices:
+        wrong.append("no such choice")
+    if setting.kind is bool:
+        wrong.append("maybe")
+    if setting.channels:
+        wrong.append({max(setting.channels) + 1: trial_values(setting)[:1]})
+    return wrong
+
+
+@contextmanager
+def as_before(subject: Subject) -> Iterator[Any]:
+    """Open the unit and leave it with the settings that it had."""
+    with subject.open() as unit:
+        before = unit.snapshot()
+        try:
+            yield unit
+        finally:
+            unit.restore(before)
+
+
+def _set(unit: Any, setting: Setting[Any], channel: int | None, value: Any) -> Any:
+    """Set a value and return the read-back, or None if the unit does not take it as it is now."""
+    try:
+        got = unit.configure({setting.name: value if channel is None else {channel: value}})[setting.name]
+    except (CommandRefusedError, UnitStateError):
+        return None
+    return got if channel is None else got[channel]
+
+
+def _agree(setting: Setting[Any], told: Any, got: Any) -> bool:
+    if setting.channels:
+        return all(setting.agrees(told[c], got[c]) for c in told)
+    return setting.agrees(told, got)

@@ -1,0 +1,71 @@
+"""What a conformance check looks at: a driver and an address, and, if the unit is emulated, a hand on its faults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from qkdhw.drivers import open_unit
+from qkdhw.drivers.setting import Setting, settings_of
+from qkdhw_emulators.serve import ServedUnit
+
+
+class BrokenRuleError(AssertionError):
+    """A driver breaks a rule; the message says which."""
+
+
+class NotApplicableError(Exception):
+    """A check has nothing to look at here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One driver on one address.
+
+    Attributes:
+        name: Driver name.
+        url: Address.
+        driver: The driver's class.
+        timeout_s: Longest wait for an answer.
+        served: The emulated unit behind the address, or None: a real one, whose faults nobody can switch.
+        rounds: How often checks that repeat do so.
+        options: Passed on to the driver.
+    """
+
+    name: str
+    url: str
+    driver: type[Any]
+    timeout_s: float = 2.0
+    served: ServedUnit | None = None
+    rounds: int = 100
+    options: dict[str, Any] | None = None
+
+    def open(self) -> Any:
+        """Open the unit."""
+        return open_unit(self.name, self.url, timeout_s=self.timeout_s, **(self.options or {}))
+
+    @property
+    def settings(self) -> dict[str, Setting[Any]]:
+        """What the driver declares."""
+        return settings_of(self.driver)
+
+    @property
+    def emulated(self) -> ServedUnit:
+        """The emulated unit.
+
+        Raises:
+            NotApplicableError: The unit is a real one.
+        """
+        if self.served is None:
+            raise NotApplicableError("faults can only be switched on an emulated unit")
+        return self.served
+
+    def has(self, *capabilities: str) -> bool:
+        """Say whether the driver fits one of these Protocols."""
+        return bool(set(capabilities) & set(getattr(self.driver, "capabilities", ())))
+
+
+def require(ok: bool, rule: str) -> None:
+    """Raise BrokenRuleError unless the rule holds."""
+    if not ok:
+        raise BrokenRuleError(rule)
