@@ -13,7 +13,7 @@ from enum import StrEnum, unique
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
-from qkdhw.drivers.setting import ChannelSetting, Setting, Value, settings_of
+from qkdhw.drivers.setting import ChannelSetting, Setting, settings_of
 from qkdhw.errors import (
     ConfigurationError,
     NotSupportedError,
@@ -64,7 +64,7 @@ class Instrument:
     def __init__(self, transport: Transport, *, timeout_s: float = 2.0) -> None:
         self._link = transport
         self._timeout_s = timeout_s
-        self._applied: dict[tuple[str, int | None], Value] = {}
+        self._applied: dict[tuple[str, int | None], Any] = {}
         self._info: UnitInfo | None = None
         with self._exchange():
             self._synchronise()
@@ -82,12 +82,16 @@ class Instrument:
         """Ask the unit who it is; UnitError if it is another one. Called with the link held."""
         raise NotImplementedError
 
-    def _read_value(self, setting: Setting[Any], channel: int | None) -> Value:
+    def _read_value(self, setting: Setting[Any], channel: int | None) -> Any:
         """Read one setting; WireFormatError if the answer is none. Called with the link held."""
         raise NotImplementedError
 
-    def _write_value(self, setting: Setting[Any], channel: int | None, value: Value) -> None:
-        """Send one setting; CommandRefusedError if the unit says no. Called with the link held."""
+    def _write_value(self, setting: Setting[Any], channel: int | None, value: Any) -> Any:
+        """Send one setting; CommandRefusedError if the unit says no. Called with the link held.
+
+        Returns:
+            The value that the unit then has, if its answer says so; None: it is read back.
+        """
         raise NotImplementedError
 
     # --- what all have ---------------------------------------------------------------------------------------
@@ -115,7 +119,9 @@ class Instrument:
 
         Drivers of instruments with a state of their own say more.
         """
-        readings = {n: s for n, s in settings_of(type(self)).items() if s.access == "r" and s.kind is not str}
+        readings = {
+            n: s for n, s in settings_of(type(self)).items() if s.access == "r" and s.kind is not str and s.length == 1
+        }
         monitors: dict[str, float] = {}
         for name, setting in readings.items():
             if isinstance(setting, ChannelSetting):
@@ -138,7 +144,7 @@ class Instrument:
             "settings": [setting.describe() for setting in settings_of(cls).values()],
         }
 
-    def read_setting(self, name: str, channel: int | None = None) -> Value:
+    def read_setting(self, name: str, channel: int | None = None) -> Any:
         """Read a setting from the unit.
 
         Raises:
@@ -266,11 +272,12 @@ class Instrument:
             if not setting.readable or not setting.agrees(value, self._read_value(setting, channel)):
                 self._write_value(setting, channel, value)
 
-    def _apply(self, setting: Setting[Any], channel: int | None, value: Value) -> Value:
-        self._write_value(setting, channel, value)
+    def _apply(self, setting: Setting[Any], channel: int | None, value: Any) -> Any:
+        got = self._write_value(setting, channel, value)
         if setting.settle_s:
             time.sleep(setting.settle_s)
-        got = self._read_value(setting, channel) if setting.readable else value
+        if got is None:
+            got = self._read_value(setting, channel) if setting.readable else value
         if not setting.agrees(value, got):
             where = f"{setting.name} of channel {channel}" if channel is not None else setting.name
             raise UnitError(
@@ -279,8 +286,8 @@ class Instrument:
         self._applied[setting.name, channel] = value
         return got
 
-    def _plan(self, settings: Mapping[str, Any]) -> list[tuple[Setting[Any], int | None, Value]]:
-        plan: list[tuple[Setting[Any], int | None, Value]] = []
+    def _plan(self, settings: Mapping[str, Any]) -> list[tuple[Setting[Any], int | None, Any]]:
+        plan: list[tuple[Setting[Any], int | None, Any]] = []
         for name, value in settings.items():
             setting = self._setting(name)
             if isinstance(setting, ChannelSetting):

@@ -38,7 +38,7 @@ class Reply(StrEnum):
 class Settable(Protocol):
     """A driver that holds settings."""
 
-    def read_setting(self, name: str, channel: int | None = None) -> Value:
+    def read_setting(self, name: str, channel: int | None = None) -> Any:
         """Read a setting's value from the unit."""
         ...
 
@@ -57,6 +57,7 @@ class Setting(Generic[T]):
         minimum: Smallest value.
         maximum: Largest value.
         step: Quantisation: the unit takes the nearest multiple, and read-back is compared within one step.
+        relative_step: Quantisation as a fraction of the value, for units whose steps grow with it.
         choices: Allowed words of a str.
         access: "rw", "r" (a reading) or "w" (cannot be read back).
         settle_s: How long a value takes to hold after it was set.
@@ -76,6 +77,7 @@ class Setting(Generic[T]):
     minimum: float | None = None
     maximum: float | None = None
     step: float | None = None
+    relative_step: float = 0.0
     choices: tuple[str, ...] = ()
     access: Literal["rw", "r", "w"] = "rw"
     settle_s: float = 0.0
@@ -90,6 +92,7 @@ class Setting(Generic[T]):
     name: str = field(default="", init=False)
 
     channels: tuple[int, ...] = field(default=(), init=False)
+    length: int = field(default=1, init=False)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -101,7 +104,8 @@ class Setting(Generic[T]):
     def __get__(self, instance: Settable | None, owner: type) -> Self | T:
         if instance is None:
             return self
-        return instance.read_setting(self.name)  # type: ignore[return-value]
+        value: T = instance.read_setting(self.name)
+        return value
 
     def __set__(self, instance: Settable, value: T) -> None:
         instance.configure({self.name: value})
@@ -116,7 +120,7 @@ class Setting(Generic[T]):
         """Whether the value can be set."""
         return "w" in self.access
 
-    def checked(self, value: Any) -> T:
+    def checked(self, value: Any) -> Any:
         """Return the value in its kind.
 
         Raises:
@@ -136,14 +140,13 @@ class Setting(Generic[T]):
             raise ConfigurationError(f"{self.name} {value!r} is not allowed", remedy=f"use {allowed}")
         return plain
 
-    def agrees(self, told: Value, got: Value) -> bool:
+    def agrees(self, told: Any, got: Any) -> bool:
         """Say whether a read-back is what was set, but for quantisation."""
-        if isinstance(told, float) and isinstance(got, int | float):
-            slack = (self.step or 0.0) + 1e-6 * max(abs(told), abs(got))
-            return abs(told - got) <= slack
-        if isinstance(told, int) and not isinstance(told, bool) and self.step:
-            return abs(told - int(got)) <= self.step
-        return told == got
+        if isinstance(told, bool | str) or not isinstance(got, int | float):
+            return bool(told == got)
+        rounding = 1e-6 if isinstance(told, float) else 0.0
+        slack = (self.step or 0.0) + (self.relative_step + rounding) * max(abs(told), abs(got))
+        return bool(abs(told - got) <= slack)
 
     def allowed(self) -> str:
         """Say in words what may be set."""
@@ -167,6 +170,8 @@ class Setting(Generic[T]):
             "minimum": self.minimum,
             "maximum": self.maximum,
             "step": self.step,
+            "relative_step": self.relative_step,
+            "length": self.length,
             "choices": list(self.choices),
             "access": self.access,
             "channels": list(self.channels),
@@ -176,6 +181,51 @@ class Setting(Generic[T]):
             "restore": self.restore,
             "doc": self.doc,
         }
+
+
+@dataclass(eq=False)
+class TupleSetting(Setting[T]):
+    """Several values that are set and read together, as a tuple; kind, range and step are those of each.
+
+    Attributes:
+        length: How many.
+    """
+
+    length: int = 1
+
+    @overload  # type: ignore[override]
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: Settable, owner: type) -> tuple[T, ...]: ...
+    def __get__(self, instance: Settable | None, owner: type) -> Self | tuple[T, ...]:
+        if instance is None:
+            return self
+        values: tuple[T, ...] = instance.read_setting(self.name)
+        return values
+
+    def __set__(self, instance: Settable, value: Any) -> None:
+        instance.configure({self.name: value})
+
+    def checked(self, value: Any) -> tuple[T, ...]:
+        """Return the values in their kind, as a tuple.
+
+        Raises:
+            ConfigurationError: It is no sequence of that length, or one of them is not allowed; nothing was sent.
+        """
+        values = value.tolist() if hasattr(value, "tolist") else value
+        if not isinstance(values, list | tuple) or len(values) != self.length:
+            raise ConfigurationError(f"{self.name} {value!r} has the wrong form", remedy=f"use {self.allowed()}")
+        check = super().checked
+        return tuple(check(each) for each in values)
+
+    def agrees(self, told: Any, got: Any) -> bool:
+        """Say whether a read-back is what was set, but for quantisation."""
+        agree = super().agrees
+        return len(told) == len(got) and all(agree(*pair) for pair in zip(told, got, strict=True))
+
+    def allowed(self) -> str:
+        """Say in words what may be set."""
+        return f"a list of {self.length}, each {super().allowed()}"
 
 
 @dataclass(eq=False)
@@ -227,7 +277,8 @@ class ChannelValues(MutableMapping[int, T]):
     def __getitem__(self, channel: int) -> T:
         if channel not in self._setting.channels:
             raise KeyError(channel)
-        return self._instance.read_setting(self._setting.name, channel)  # type: ignore[return-value]
+        value: T = self._instance.read_setting(self._setting.name, channel)
+        return value
 
     def __setitem__(self, channel: int, value: T) -> None:
         self._instance.configure({self._setting.name: {channel: value}})
