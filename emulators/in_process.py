@@ -27,12 +27,8 @@ _registered: dict[str, Line] = {}
 _labels = itertools.count(1)
 
 
-def make_unit(name: str, world: World) -> Any:
-    """Make an emulated unit by name.
-
-    Args:
-        name: Name in the entry-point group qkdhw.emulators.
-        world: Its surroundings, the only argument of its class; a class without arguments is fine too.
+def emulator_class(name: str) -> Any:
+    """Return the class of an installed emulator.
 
     Raises:
         ConfigurationError: No emulator has this name.
@@ -40,7 +36,22 @@ def make_unit(name: str, world: World) -> Any:
     found = {point.name: point for point in entry_points(group="qkdhw.emulators")}
     if name not in found:
         raise ConfigurationError(f"no emulator is called {name!r}", remedy=f"Known are: {', '.join(sorted(found))}.")
-    emulator = found[name].load()
+    try:
+        return found[name].load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"emulator {name!r} cannot be imported: {error}", remedy="Install the package that brings it again."
+        ) from error
+
+
+def make_unit(name: str, world: World) -> Any:
+    """Make an emulated unit by name.
+
+    Args:
+        name: Name in the entry-point group qkdhw.emulators.
+        world: Its surroundings, the only argument of its class; a class without arguments is fine too.
+    """
+    emulator = emulator_class(name)
     return emulator(world) if inspect.signature(emulator).parameters else emulator()
 
 

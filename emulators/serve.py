@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum, unique
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.faults import Fault, FaultSwitches
 from qkdhw_emulators.in_process import registered
 from qkdhw_emulators.line import EmulatedUnit, Line
@@ -139,6 +141,31 @@ def serve_unit(
     with ExitStack() as stack:
         url = _put_on(stack, ServedOn(transport), line, port, path)
         yield ServedUnit(url, unit, line, line.world, line.faults)
+
+
+@contextmanager
+def serve_at(url: str, line: Line) -> Iterator[str]:
+    """Serve a unit at exactly this address, which must be this machine's and free.
+
+    Args:
+        url: tcp://127.0.0.1:PORT, serial:///PATH (a symbolic link to a terminal is made there) or emu://.
+        line: The line to the unit.
+
+    Yields:
+        The address; of emu:// the one that it was given.
+
+    Raises:
+        ConfigurationError: The address is not of this machine, or is taken, or cannot be served.
+    """
+    parts = urlsplit(url)
+    if parts.hostname not in {None, "127.0.0.1", "localhost"} and parts.scheme != "emu":
+        raise ConfigurationError(f"{url} is not on this machine", remedy="Write 127.0.0.1 to have the unit emulated.")
+    transport = {"serial": ServedOn.PTY, "tcp": ServedOn.TCP, "emu": ServedOn.EMU}.get(parts.scheme)
+    if transport is None:
+        raise ConfigurationError(f"{url} cannot be served", remedy="Use a tcp://, serial:// or emu:// address.")
+    port = parts.port if parts.scheme != "emu" else None
+    with ExitStack() as stack:
+        yield _put_on(stack, transport, line, port or 0, Path(parts.path) if parts.scheme == "serial" else None)
 
 
 def _put_on(stack: ExitStack, transport: ServedOn, line: Line, port: int, path: Path | None) -> str:

@@ -16,10 +16,8 @@ import typer
 
 from qkdhw.errors import QkdhwError
 from qkdhw_emulators.faults import Fault
-from qkdhw_emulators.in_process import make_unit
 from qkdhw_emulators.optics.parameters import LinkParameters
-from qkdhw_emulators.serve import serve_link, serve_unit
-from qkdhw_emulators.world import World
+from qkdhw_emulators.serve import serve_link
 
 _DEFAULTS = LinkParameters()
 
@@ -38,16 +36,8 @@ class EavesdropperChoice(StrEnum):
     INTERCEPT_RESEND = "intercept-resend"
 
 
-class TransportChoice(StrEnum):
-    """Transports that a unit can be put on."""
-
-    PTY = "pty"
-    TCP = "tcp"
-
-
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random; the same seed gives the same bytes.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON on standard output.")]
-Faults = Annotated[list[Fault] | None, typer.Option("--fault", help="Switch a fault on; may be repeated.")]
 
 
 @app.command("link")
@@ -102,7 +92,7 @@ def link_command(
         eavesdropper=eavesdropper.value,
         eavesdropper_fraction=eavesdropper_fraction,
     )
-    stop = _stop_event()
+    stop = stop_event()
     with serve_link(
         parameters,
         seed=seed,
@@ -112,26 +102,7 @@ def link_command(
         transmitter_faults=transmitter_fault or (),
         receiver_faults=receiver_fault or (),
     ) as served:
-        _announce({"transmitter": served.transmitter_url, "receiver": served.receiver_url}, as_json=as_json)
-        stop.wait()
-
-
-@app.command("unit")
-def unit_command(
-    name: Annotated[str, typer.Argument(help="Name of the unit, such as generic-tx or sfifteen-tdc1.")],
-    *,
-    seed: Seed = 1,
-    transport: Annotated[TransportChoice, typer.Option(help="Pseudo-terminal or TCP.")] = TransportChoice.PTY,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port, 0 for a free one.")] = 0,
-    fault: Faults = None,
-    as_json: Json = False,
-) -> None:
-    """Serve one unit on its own: a transmitter without a receiver, or a receiver in the dark."""
-    world = World(seed=seed)
-    unit = make_unit(name, world)
-    stop = _stop_event()
-    with serve_unit(unit, world, transport=transport.value, port=port, faults=fault or ()) as served:
-        _announce({"unit": name, "url": served.url}, as_json=as_json)
+        announce({"transmitter": served.transmitter_url, "receiver": served.receiver_url}, as_json=as_json)
         stop.wait()
 
 
@@ -154,12 +125,13 @@ def run_link_command() -> int:
     return run_command(["link", *sys.argv[1:]])
 
 
-def _announce(urls: dict[str, Any], *, as_json: bool) -> None:
+def announce(urls: dict[str, Any], *, as_json: bool) -> None:
+    """Print addresses for people or for a script."""
     typer.echo(json.dumps(urls) if as_json else "\n".join(f"{name}: {url}" for name, url in urls.items()))
     sys.stdout.flush()
 
 
-def _stop_event() -> threading.Event:
+def stop_event() -> threading.Event:
     """Return an event that is set by SIGTERM, SIGINT or the end of standard input if that is a pipe."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

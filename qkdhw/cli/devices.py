@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 import typer
@@ -62,6 +63,10 @@ def status(name: NameArgument, url: UrlArgument, timeout_s: TimeoutOption = 5.0,
         return
     alarms = ", ".join(state.alarms) or "none"
     _print_fields(f"{name} at {url}", {"state": state.state, "alarms": alarms, **state.counters, **state.monitors})
+
+
+for _entry_point in entry_points(group="qkdhw.commands.devices"):
+    app.command(_entry_point.name)(_entry_point.load())
 
 
 def _drivers() -> list[dict[str, str]]:

@@ -1,0 +1,74 @@
+"""A whole emulated bench from a bench file: every unit is served exactly where the file says that it is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qkdhw.bench import BenchFile, read_bench_file
+from qkdhw_emulators.in_process import emulator_class
+from qkdhw_emulators.line import Line
+from qkdhw_emulators.optics.link_run import LinkRun
+from qkdhw_emulators.optics.parameters import LinkParameters
+from qkdhw_emulators.serve import serve_at
+from qkdhw_emulators.world import World
+
+TRANSMITTERS = ("generic-tx",)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedBench:
+    """An emulated bench.
+
+    Attributes:
+        file: The bench file.
+        urls: Where each unit is, by its name in the file.
+        lines: The lines to the units, with their faults and conditions.
+        world: Clock and seed that they share.
+    """
+
+    file: BenchFile
+    urls: dict[str, str]
+    lines: dict[str, Line]
+    world: World
+
+
+@contextmanager
+def serve_bench(path: Path, world: World | None = None) -> Iterator[ServedBench]:
+    """Serve all units of a bench file on one clock; a transmitter and a receiver get one fibre between them.
+
+    Args:
+        path: The bench file; addresses lead to this machine: a port of 127.0.0.1, a terminal's path that is free.
+        world: Clock and seed; in real time, seed 1, if left out.
+
+    Raises:
+        ConfigurationError: The file is wrong, or an address is not this machine's or is taken.
+    """
+    world = world or World()
+    file = read_bench_file(path)
+    light = _shared_light(file, world)
+    with ExitStack() as stack:
+        lines, urls = {}, {}
+        for label, unit in file.units.items():
+            part = world.part(label)
+            emulator = emulator_class(unit.name)
+            takes_light = "light" in inspect.signature(emulator).parameters
+            made: Any = emulator(part, light=light) if takes_light and light is not None else emulator(part)
+            lines[label] = Line(made, part)
+            urls[label] = stack.enter_context(serve_at(unit.url, lines[label]))
+        yield ServedBench(file, urls, lines, world)
+
+
+def _shared_light(file: BenchFile, world: World) -> LinkRun | None:
+    """Return one light source if the bench has a transmitter and one receiver to share it."""
+    names = [unit.name for unit in file.units.values()]
+    transmitters = [name for name in names if name in TRANSMITTERS]
+    others = [name for name in names if name not in TRANSMITTERS]
+    receivers = [name for name in others if "light" in inspect.signature(emulator_class(name)).parameters]
+    if len(transmitters) != 1 or len(receivers) != 1:
+        return None
+    return LinkRun(LinkParameters(), seed=world.seed)

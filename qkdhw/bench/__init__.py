@@ -1,0 +1,6 @@
+"""A bench: the units on one table, opened from a file that names them, their settings and their wiring."""
+
+from qkdhw.bench.file import BenchFile, BenchUnit, Wire, read_bench_file
+from qkdhw.bench.opened import Bench, open_bench
+
+__all__ = ["Bench", "BenchFile", "BenchUnit", "Wire", "open_bench", "read_bench_file"]

@@ -1,0 +1,98 @@
+"""A bench file: the units on one table, their addresses, settings and wiring, in TOML.
+
+[units.receiver]
+name = "sfifteen-tdc1"
+url = "serial:///dev/ttyACM0"
+serial_number = "1234"              # optional: refuse another one; so are model and firmware
+settings = { input_logic = "nim" }
+options = {}                        # optional: what the driver takes beside its address
+
+[[wiring]]
+unit = "receiver"
+channel = 1
+detector = "D0"
+basis = "key"
+bit = 0
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qkdhw.errors import ConfigurationError
+
+_REMEDY = "see docs/how-to/open-a-unit.md for the form of a bench file"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BenchUnit(_Strict):
+    """One unit: driver name, address, who it must be, what its driver takes, settings."""
+
+    name: str
+    url: str
+    model: str | None = None
+    serial_number: str | None = None
+    firmware: str | None = None
+    options: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
+
+
+class Wire(_Strict):
+    """What is connected to one input of a unit.
+
+    Attributes:
+        unit: Name of the unit in the file.
+        channel: Input number, from 1.
+        detector: Name of the detector.
+        basis: "key" or "test".
+        bit: Bit value that a click of this detector means.
+    """
+
+    unit: str
+    channel: Annotated[int, Field(ge=1, le=255)]
+    detector: str
+    basis: Literal["key", "test"]
+    bit: Annotated[int, Field(ge=0, le=1)]
+
+
+class BenchFile(_Strict):
+    """A bench file."""
+
+    units: Annotated[dict[str, BenchUnit], Field(min_length=1)]
+    wiring: tuple[Wire, ...] = ()
+
+    @model_validator(mode="after")
+    def _wires_lead_to_units(self) -> Self:
+        inputs = [(wire.unit, wire.channel) for wire in self.wiring]
+        for number, (unit, channel) in enumerate(inputs):
+            if unit not in self.units:
+                raise ValueError(f"wiring.{number}.unit: there is no unit {unit!r}")
+            if (unit, channel) in inputs[:number]:
+                raise ValueError(f"wiring.{number}.channel: {unit} channel {channel} is wired twice")
+        return self
+
+
+def read_bench_file(path: Path | str) -> BenchFile:
+    """Read and check a bench file; nothing is opened.
+
+    Raises:
+        ConfigurationError: It cannot be read, or a field of it is wrong; the message names the field.
+    """
+    try:
+        return BenchFile.model_validate(tomllib.loads(Path(path).read_text("utf-8")))
+    except OSError as error:
+        raise ConfigurationError(f"bench file {path}: {error.strerror}", remedy="check the path") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        text = first["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"bench file {path}: {where + ': ' if where else ''}{text}", remedy=_REMEDY) from error
+    except ValueError as error:
+        raise ConfigurationError(f"bench file {path} is not TOML: {error}", remedy=_REMEDY) from error
