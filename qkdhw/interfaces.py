@@ -44,6 +44,10 @@ class Transport(Protocol):
         """Return 1..limit bytes as soon as there are any, or b"" at the deadline."""
         ...
 
+    def read_into(self, buffer: memoryview, *, timeout_s: float = 5.0) -> int:
+        """Do as `read_available` into a buffer of the caller's and return how many bytes came."""
+        ...
+
     def discard_input(self) -> int:
         """Throw away what has arrived (resynchronisation) and return how many bytes that was."""
         ...

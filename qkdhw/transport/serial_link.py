@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 from typing import Any
 
@@ -54,6 +55,20 @@ class SerialWire:
             return bytes(self._port.read(limit)) if self._wait(select.POLLIN, timeout_s) else b""
         except self._gone as error:
             raise self._closed() from error
+
+    def receive_into(self, buffer: memoryview, *, timeout_s: float) -> int:
+        """Fill the buffer from its front as soon as there is anything; 0 at the deadline."""
+        try:
+            size = os.readv(self._port.fileno(), [buffer])
+            if size == 0 and self._wait(select.POLLIN, timeout_s):
+                size = os.readv(self._port.fileno(), [buffer])
+                if size == 0:  # ready to read, and nothing comes: it was unplugged
+                    raise self._closed()
+        except BlockingIOError:
+            return 0
+        except self._gone as error:
+            raise self._closed() from error
+        return size
 
     def send(self, data: memoryview, *, timeout_s: float) -> int:
         """Send what fits before the deadline and return how many bytes that was."""

@@ -66,6 +66,20 @@ class TcpWire:
             raise self._closed("the other end hung up")
         return data
 
+    def receive_into(self, buffer: memoryview, *, timeout_s: float) -> int:
+        """Fill the buffer from its front as soon as there is anything; 0 at the deadline."""
+        try:
+            if not self._wait(select.POLLIN, timeout_s):
+                return 0
+            size = self._socket.recv_into(buffer)
+        except BlockingIOError:
+            return 0
+        except (OSError, ValueError) as error:
+            raise self._closed(str(error)) from error
+        if size == 0:
+            raise self._closed("the other end hung up")
+        return size
+
     def send(self, data: memoryview, *, timeout_s: float) -> int:
         """Send what fits before the deadline and return how many bytes that was."""
         try:
