@@ -43,6 +43,12 @@ def query(port, command):
     return port.read_until(b"\n")
 
 
+def read_for_ever(port):
+    """pyserial returns what it had before it says that the connection is gone."""
+    while True:
+        assert b"half of a rep".startswith(port.read(100))
+
+
 def test_query_and_any_number_of_them(port) -> None:
     assert [query(port, b"*IDN?") for _ in range(20)] == [IDENTITY + b"\n"] * 20
 
@@ -105,7 +111,7 @@ def test_disconnect_in_the_middle_of_an_answer(server) -> None:
     with serial.serial_for_url(server.url, timeout=5) as port:
         port.write(b"CUT?\n")
         with pytest.raises(serial.SerialException, match="reader thread died"):
-            port.read(100)
+            read_for_ever(port)
     with serial.serial_for_url(server.url, timeout=5) as port:
         assert query(port, b"COUNTS?") == b"2,0,0\n"
 

@@ -400,6 +400,14 @@ def test_an_answer_in_several_transfers(tmc) -> None:
     assert fetch(tmc, 4, 100, ord("\n")) == (b"LINE,1,0\n", 3)
 
 
+def test_a_packet_of_no_bytes_ends_a_transfer_of_full_packets(instrument_unit) -> None:
+    instrument_unit.bulk_out(1, out(1, b"BLOCK? 1003"))
+    instrument_unit.bulk_out(1, ask(2, 4096))
+    assert [len(instrument_unit.bulk_in(0x82, size)) for size in (1000, 4096)] == [1000, 24]
+    assert instrument_unit.bulk_in(0x82, 4096) is None
+    assert instrument_unit.bulk_in(0x82, 4096) == b""
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -178,6 +178,12 @@ def test_reasons_of_a_read(client) -> None:
     assert client.device_read(link, 99, 1000, 0, 0, 0) == (0, 4, b"LINE,1,0\n")
 
 
+def test_a_read_waits_for_the_end_of_an_answer_in_pieces(client) -> None:
+    _, link, _, _ = client.create_link(1, 0, 0, "inst0")
+    client.device_write(link, 1000, 0, 8, b"SPLIT?")
+    assert client.device_read(link, 100, 5000, 0, 0, 0) == (0, 4, b"ABCDEF\n")
+
+
 def test_abort_ends_a_read(server, client, raw) -> None:
     _, link, abort_port, _ = client.create_link(1, 0, 0, "inst0")
     assert abort_port == server.port
