@@ -1,7 +1,8 @@
 """emu:// addresses: emulated units inside the process, without a socket or terminal between.
 
 `emu://NAME?seed=1&pace=none&fault=drop:rate=0.1` makes a new unit of an installed emulator; `emu://#LABEL` leads to one
-that this process serves. Found by the product through the entry-point group qkdhw.transports.
+that this process serves. `port=NAME` leads to a further port of a unit: of the one served, or of the one made last by the
+same address without it. Found by the product through the entry-point group qkdhw.transports.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import inspect
 import itertools
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from qkdhw.errors import ConfigurationError, NotSupportedError, TransportClosedError
 from qkdhw_emulators.line import Line
@@ -24,6 +26,7 @@ FORM = "Write emu://NAME?seed=1&pace=none&fault=drop, or emu://#LABEL for a unit
 LONGEST_NAP_S = 0.01
 
 _registered: dict[str, Line] = {}
+_made: weakref.WeakValueDictionary[tuple[str, tuple[tuple[str, str], ...]], Line] = weakref.WeakValueDictionary()
 _labels = itertools.count(1)
 
 
@@ -75,22 +78,35 @@ def dialler(url: str) -> Callable[[float], EmulatedWire]:
     parts = urlsplit(url)
     if parts.path not in {"", "/"} or bool(parts.netloc) == bool(parts.fragment):
         raise ConfigurationError(f"address {url!r} is not understood", remedy=FORM)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    ports = [value for key, value in options if key == "port"]
+    others = tuple(option for option in options if option[0] != "port")
     if parts.fragment:
-        if parts.fragment not in _registered:
-            raise ConfigurationError(f"no emulated unit is served as {parts.fragment!r}", remedy=FORM)
-        line = _registered[parts.fragment]
-        return lambda _timeout_s: EmulatedWire(line)
-    options = parse_qs(parts.query, keep_blank_values=True)
-    faults = options.pop("fault", [])
+        line = _registered.get(parts.fragment)
+    elif ports:
+        line = _made.get((parts.netloc, others))
+    else:
+        line = _made[parts.netloc, others] = _line_of(url, parts.netloc, others)
+    if line is None or (parts.fragment and others):
+        raise ConfigurationError(f"no emulated unit is served as {url!r}", remedy=FORM)
+    for port in ports:
+        if port not in line.further:
+            raise ConfigurationError(f"the unit at {url!r} has no port {port!r}", remedy=FORM)
+        line = line.further[port][0]
+    return lambda _timeout_s: EmulatedWire(line)
+
+
+def _line_of(url: str, name: str, options: tuple[tuple[str, str], ...]) -> Line:
+    """Make a new unit in a world of its own."""
+    values = {"seed": "1", "pace": "1"} | {key: value for key, value in options if key != "fault"}
     try:
-        (seed,), (pace,) = options.pop("seed", ["1"]), options.pop("pace", ["1"])
-        world = World(seed=int(seed), clock=VirtualClock(pace=None if pace == "none" else float(pace)))
+        seed, pace = int(values.pop("seed")), values.pop("pace")
+        world = World(seed=seed, clock=VirtualClock(pace=None if pace == "none" else float(pace)))
     except ValueError as error:
         raise ConfigurationError(f"address {url!r} is not understood: {error}", remedy=FORM) from error
-    if options:
-        raise ConfigurationError(f"address {url!r} has an unknown option {min(options)!r}", remedy=FORM)
-    line = Line(make_unit(parts.netloc, world), world, faults=faults)
-    return lambda _timeout_s: EmulatedWire(line)
+    if values:
+        raise ConfigurationError(f"address {url!r} has an unknown option {min(values)!r}", remedy=FORM)
+    return Line(make_unit(name, world), world, faults=[value for key, value in options if key == "fault"])
 
 
 class EmulatedWire:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -53,6 +53,26 @@ class ForgetfulUnit(Protocol):
     def reset_input(self) -> None:
         """Forget a half-received command: its client has gone."""
         ...
+
+
+@runtime_checkable
+class OpenedUnit(Protocol):
+    """A unit that notices when its port is opened: a board that restarts then."""
+
+    def opened(self) -> None:
+        """A client has opened the port."""
+        ...
+
+
+@runtime_checkable
+class ManyPortUnit(Protocol):
+    """A unit with further ports beside its first.
+
+    Attributes:
+        further_ports: What is behind each, by name, and how far its TCP port number is above the first one's.
+    """
+
+    further_ports: Mapping[str, tuple[EmulatedUnit, int]]
 
 
 @runtime_checkable
@@ -120,6 +140,7 @@ class Line:
         world: Its surroundings.
         faults: Faults of unit and line; may be changed at any time.
         fed_bytes: Bytes that clients sent so far.
+        further: The lines of the unit's further ports by name, and how far their TCP ports are above the first one.
     """
 
     def __init__(
@@ -142,6 +163,8 @@ class Line:
         self._rng = self.world.rng("line")
         self._monotonic_s = monotonic_s
         self.fed_bytes = 0
+        further = unit.further_ports if isinstance(unit, ManyPortUnit) else {}
+        self.further = {name: (Line(port, self.world), above) for name, (port, above) in further.items()}
         self._messages: deque[bytes] = deque()
         self._inbox = bytearray()
         self._due: deque[tuple[float, Delivery]] = deque()
@@ -189,6 +212,8 @@ class Line:
 
     def connected(self) -> None:
         """A client has come."""
+        if isinstance(self.unit, OpenedUnit):
+            self.unit.opened()
 
     def disconnected(self) -> None:
         """The client has gone: nothing half-received or not yet sent remains."""

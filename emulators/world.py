@@ -63,6 +63,7 @@ class World:
         clock: The clock.
         label: Name of the unit on its bench, or "".
         lock: Held while a unit of this bench works: units do not see each other half-changed.
+        between: What units of this bench share by name, such as a beam of light from one to the other.
         conditions: Physical conditions by name, such as "fibre_connected" (1 or 0) or "temperature_k"; a person or a
             test changes them while the unit runs.
     """
@@ -74,6 +75,7 @@ class World:
         self.clock = clock or VirtualClock()
         self.label = ""
         self.lock = threading.RLock()
+        self.between: dict[str, object] = {}
         self.conditions: dict[str, float] = {}
         self._parts: dict[str, World] = {}
 
@@ -105,10 +107,10 @@ class World:
             self.conditions[name] = float(value)
 
     def part(self, label: str) -> World:
-        """Return the surroundings of the unit with this label: same clock, seed and lock, its own conditions."""
+        """Return the surroundings of the unit with this label: all is shared with this bench but the conditions."""
         if label not in self._parts:
             part = World(seed=self.seed, clock=self.clock)
-            part.label, part.lock = label, self.lock
+            part.label, part.lock, part.between = label, self.lock, self.between
             self._parts[label] = part
         return self._parts[label]
 

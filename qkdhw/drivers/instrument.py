@@ -64,6 +64,7 @@ class Instrument:
     def __init__(self, transport: Transport, *, timeout_s: float = 2.0) -> None:
         self._link = transport
         self._timeout_s = timeout_s
+        self._settings = settings_of(type(self))  # a driver whose unit has fewer or more channels puts its own in
         self._applied: dict[tuple[str, int | None], Any] = {}
         self._info: UnitInfo | None = None
         with self._exchange():
@@ -119,9 +120,7 @@ class Instrument:
 
         Drivers of instruments with a state of their own say more.
         """
-        readings = {
-            n: s for n, s in settings_of(type(self)).items() if s.access == "r" and s.kind is not str and s.length == 1
-        }
+        readings = {n: s for n, s in self._settings.items() if s.access == "r" and s.kind is not str and s.length == 1}
         monitors: dict[str, float] = {}
         for name, setting in readings.items():
             if isinstance(setting, ChannelSetting):
@@ -162,6 +161,10 @@ class Instrument:
             )
         return self._retried(lambda: self._read_value(setting, channel), retry=setting.retry)
 
+    def channels_of(self, name: str) -> tuple[int, ...]:
+        """Return the numbers of the channels for which this unit has a setting; none for a value of the whole unit."""
+        return self._setting(name).channels
+
     def configure(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         """Check all settings, then send them in the order given, and return what the unit then has.
 
@@ -193,7 +196,7 @@ class Instrument:
         Channel numbers are texts, as JSON has them.
         """
         values: dict[str, Any] = {}
-        for name, setting in settings_of(type(self)).items():
+        for name, setting in self._settings.items():
             if not setting.readable:
                 continue
             if setting.channels:
@@ -212,7 +215,7 @@ class Instrument:
         Raises:
             ConfigurationError: It is no snapshot of such a unit.
         """
-        declared = settings_of(type(self))
+        declared = self._settings
         values = snapshot.get("settings")
         if not isinstance(values, Mapping):
             raise ConfigurationError("this is no snapshot: it has no settings", remedy="make one with snapshot()")
@@ -297,7 +300,7 @@ class Instrument:
         return plan
 
     def _setting(self, name: str) -> Setting[Any]:
-        declared = settings_of(type(self))
+        declared = self._settings
         if name not in declared:
             raise ConfigurationError(
                 f"a {self.model or type(self).__name__} has no setting {name!r}",

@@ -42,6 +42,10 @@ class Settable(Protocol):
         """Read a setting's value from the unit."""
         ...
 
+    def channels_of(self, name: str) -> tuple[int, ...]:
+        """Return the numbers of the channels that this unit has."""
+        ...
+
     def configure(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         """Set values and return what the unit then has."""
         ...
@@ -273,9 +277,10 @@ class ChannelValues(MutableMapping[int, T]):
     def __init__(self, instance: Settable, setting: ChannelSetting[T]) -> None:
         self._instance = instance
         self._setting: ChannelSetting[T] = setting
+        self._channels = instance.channels_of(setting.name)
 
     def __getitem__(self, channel: int) -> T:
-        if channel not in self._setting.channels:
+        if channel not in self._channels:
             raise KeyError(channel)
         value: T = self._instance.read_setting(self._setting.name, channel)
         return value
@@ -287,13 +292,13 @@ class ChannelValues(MutableMapping[int, T]):
         raise TypeError(f"a value of {self._setting.name} can be set, not deleted")
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._setting.channels)
+        return iter(self._channels)
 
     def __len__(self) -> int:
-        return len(self._setting.channels)
+        return len(self._channels)
 
     def __repr__(self) -> str:
-        return f"<{self._setting.name} of channels {', '.join(map(str, self._setting.channels))}>"
+        return f"<{self._setting.name} of channels {', '.join(map(str, self._channels))}>"
 
 
 def settings_of(driver: type) -> dict[str, Setting[Any]]:
