@@ -7,10 +7,11 @@ Source:
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 # The time field wraps after 2^27 ticks of 2 ns. The unit sends a dummy about every 140 ms when idle, so two words are
-# never 200 ms apart; a longer step is a step back or a lost byte.
+# never 200 ms apart; a longer step is a lost byte, or, if it leads to at most 10 us before the last word, a step back.
 cdef enum:
     WRAP_TICKS = 1 << 27
     LONGEST_STEP_TICKS = 100000000
+    LONGEST_BACK_TICKS = 5000
     KIND_PHOTON = 0
     KIND_DUMMY = 6
 
@@ -28,7 +29,7 @@ cdef int _decode(
     cdef Py_ssize_t n_words = data.shape[0] >> 2
     cdef Py_ssize_t capacity = time_ticks.shape[0]
     cdef Py_ssize_t i = 0, k = 0
-    cdef int64_t rollovers = state[0], last = state[1], raw, ticks
+    cdef int64_t rollovers = state[0], last = state[1], raw, ticks, step
     cdef uint32_t word, pattern, dummy, c
     progress.bad = -1
     # Four slots are always written, so a word is begun only while there are four.
@@ -40,12 +41,16 @@ cdef int _decode(
         raw = word >> 5
         dummy = (word >> 4) & 1
         pattern = word & 15
+        step = (raw - last) & (WRAP_TICKS - 1)
         if (pattern == 0 and dummy == 0) or (
-            last >= 0 and ((raw - last) & (WRAP_TICKS - 1)) > LONGEST_STEP_TICKS
+            last >= 0 and step > LONGEST_STEP_TICKS and step < WRAP_TICKS - LONGEST_BACK_TICKS
         ):
             progress.bad = i
             break
-        rollovers += raw < last
+        if last >= 0 and step > LONGEST_STEP_TICKS:
+            rollovers -= raw > last  # back over a wrap
+        else:
+            rollovers += raw < last
         last = raw
         ticks = rollovers * WRAP_TICKS + raw
         if dummy:
@@ -78,7 +83,8 @@ def decode_tdc1(
     """Decode whole words into events: one PHOTON for each set pattern bit, one DUMMY for each dummy word.
 
     Stops before a word that cannot be true (no input and no dummy, or a time step above 200 ms), before a word that
-    may not fit the outputs (fewer than four free slots), and before the last incomplete word.
+    may not fit the outputs (fewer than four free slots), and before the last incomplete word. A step back of at most
+    10 us is kept as it is.
 
     Args:
         data: Bytes of the stream, beginning at a word.

@@ -70,6 +70,15 @@ def test_any_split_and_any_capacity_give_the_same_events(start, words, capacity,
         np.testing.assert_array_equal(np.concatenate([part[column] for part in parts]), whole[column])
 
 
+@pytest.mark.parametrize("start", [50_000, 300])  # the second goes back over the wrap
+def test_a_small_step_back_is_kept(start):
+    data = encode(start, [(1, 1), (WRAP - 2000, 2), (100, 4), (WRAP - 5001, 1)])
+    ticks, channel, _, words, bad = run(data, np.array([5, -1], np.int64), 16)
+    assert (ticks - 5 * WRAP).tolist() == [start + 1, start - 1999, start - 1899]
+    assert channel.tolist() == [1, 2, 3]
+    assert (words, bad) == (3, 3)
+
+
 def test_empty_one_word_and_incomplete_word():
     state = np.array([0, -1], np.int64)
     assert run(b"", state, 0)[3:] == (0, -1)
