@@ -62,6 +62,11 @@ class Transport(Protocol):
         """How often the link was dialled, from 1."""
         ...
 
+    @property
+    def draw_nonce(self) -> Callable[[], int]:
+        """Returns a number below 2^31 that was hardly used before, for a challenge."""
+        ...
+
     def read_message(self, limit: int = ..., *, timeout_s: float = 5.0) -> bytes:
         """Return the next whole message; NotSupportedError on a stream of bytes."""
         ...

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from qkdhw.drivers.setting import Value
@@ -32,9 +33,9 @@ def check_line_faults(subject: Subject) -> None:
             for fault in sorted(LINE_FAULTS):
                 for reading, value in list(truth.items())[:3]:
                     _once(subject, fault)
-                    _right_or_typed(lambda r=reading: unit.read_setting(*r), value, subject, reading, fault)
+                    _right_or_typed(partial(unit.read_setting, *reading), value, subject, reading, fault)
                     served.faults.discard(fault)
-                    _right(lambda r=reading: unit.read_setting(*r), value, subject, reading, f"after {fault}")
+                    _right(partial(unit.read_setting, *reading), value, subject, reading, f"after {fault}")
 
 
 def check_faults_while_setting(subject: Subject) -> None:
@@ -107,9 +108,9 @@ def check_late_replies(subject: Subject) -> None:
         for turn in range(max(2, subject.rounds // 20)):
             (first, first_value), (second, second_value) = truth[turn % len(truth)], truth[(turn + 1) % len(truth)]
             served.faults.add(Fault.LATE_REPLY, count=2, seconds=1.2 * subject.timeout_s)
-            _right_or_typed(lambda r=first: unit.read_setting(*r), first_value, subject, first, Fault.LATE_REPLY)
+            _right_or_typed(partial(unit.read_setting, *first), first_value, subject, first, Fault.LATE_REPLY)
             served.faults.discard(Fault.LATE_REPLY)
-            _right(lambda r=second: unit.read_setting(*r), second_value, subject, second, "after a late answer")
+            _right(partial(unit.read_setting, *second), second_value, subject, second, "after a late answer")
 
 
 def check_reconnect(subject: Subject) -> None:

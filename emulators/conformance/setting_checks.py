@@ -29,7 +29,7 @@ def check_identity(subject: Subject) -> None:
 
 def check_capabilities(subject: Subject) -> None:
     """What the driver says it can do is there: each capability is a Protocol that it fits."""
-    names = getattr(subject.driver, "capabilities", frozenset())
+    names: frozenset[str] = getattr(subject.driver, "capabilities", frozenset())
     require(bool(names), "a driver names at least one capability")
     with subject.open() as unit:
         for name in sorted(names):

@@ -2,5 +2,9 @@
 
 from qkdhw.bench.file import BenchFile, BenchUnit, Wire, read_bench_file
 from qkdhw.bench.opened import Bench, open_bench
+from qkdhw.bench.recording import dialogue_test, record_unit, replay_calls
 
-__all__ = ["Bench", "BenchFile", "BenchUnit", "Wire", "open_bench", "read_bench_file"]
+__all__ = [
+    "Bench", "BenchFile", "BenchUnit", "Wire", "dialogue_test", "open_bench", "read_bench_file", "record_unit",
+    "replay_calls",
+]  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 
 from qkdhw.errors import ConfigurationError
 from qkdhw.transport import open_transport
+from qkdhw.transport.session_file import SessionWriter
 
 
 def installed_drivers() -> dict[str, EntryPoint]:
@@ -37,13 +38,16 @@ def load_driver(name: str) -> Any:
         ) from error
 
 
-def open_unit(name: str, url: str, *, timeout_s: float = 5.0, **options: Any) -> Any:
+def open_unit(
+    name: str, url: str, *, timeout_s: float = 5.0, recorder: SessionWriter | None = None, **options: Any
+) -> Any:
     """Open a unit by driver name and address.
 
     Args:
         name: Driver name, such as "sfifteen-tdc1"; `qkdhw devices list` shows them.
         url: Address, such as serial:///dev/ttyACM0 or tcp://10.0.0.7:5710.
         timeout_s: Longest wait for the connection and for each answer.
+        recorder: Writes down what crosses the link, see `qkdhw.bench.record_unit`.
         options: Passed on to the driver.
 
     Returns:
@@ -61,7 +65,7 @@ def open_unit(name: str, url: str, *, timeout_s: float = 5.0, **options: Any) ->
         raise ConfigurationError(
             f"driver {name!r} does not take these options: {error}", remedy="see docs/reference/units.md"
         ) from error
-    link = open_transport(url, timeout_s=timeout_s)
+    link = open_transport(url, timeout_s=timeout_s, recorder=recorder)
     try:
         return driver(link, timeout_s=timeout_s, **options)
     except BaseException:

@@ -6,6 +6,7 @@ the late answer is taken for the answer to the next query. Both are prevented he
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -78,12 +79,21 @@ class ByteLink:
         url: Where the link leads.
         dial: Opens the wire; called with the time-out in seconds, now and for each `reconnect`.
         timeout_s: Longest wait for the first connection.
+        draw_nonce: Draws a number for a challenge.
 
     Attributes:
         generation: How often the wire was dialled: a driver that sees it change has lost the unit's state.
+        draw_nonce: Returns a number below 2^31 that was hardly used before; a played session gives the recorded one.
     """
 
-    def __init__(self, url: str, dial: Callable[[float], Wire], *, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        dial: Callable[[float], Wire],
+        *,
+        timeout_s: float = 5.0,
+        draw_nonce: Callable[[], int] = lambda: secrets.randbelow(1 << 31),
+    ) -> None:
         self._url = url
         self._dial = dial
         self._lock = threading.RLock()
@@ -93,6 +103,7 @@ class ByteLink:
         self._buffer = bytearray()
         self._take_wire(dial(timeout_s))
         self.generation = 1
+        self.draw_nonce = draw_nonce
 
     @property
     def url(self) -> str:

@@ -1,0 +1,105 @@
+"""A recorded session: the bytes of a link with their times, both directions, and the calls that made them.
+
+JSON lines. The first is the header; then each line is one of
+    {"t": s, "dial": n}                                 the link was opened the n-th time
+    {"t": s, "out": text} or {"t": s, "out64": base64}   bytes to the unit
+    {"t": s, "in": text} or {"t": s, "in64": base64}     bytes from the unit
+    {"t": s, "lost": text}                               the link closed, and why
+    {"t": s, "control": [type, request, value, index, size], "in64" or "out64": base64}   a USB control transfer
+    {"t": s, "nonce": n}                                 a number drawn for a challenge
+    {"t": s, "call": name, "arguments": [..], "options": {..}, "result" or "error": ..}   a call to the driver, ended
+
+Bytes from a unit may be raw key: the file is made readable by its owner only.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from qkdhw.errors import ConfigurationError
+
+VERSION = 1
+
+
+class SessionWriter:
+    """Writes a session file; a context manager, safe for several threads.
+
+    Args:
+        path: A file that is not there yet.
+        header: Facts about the session, JSON-able.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise ConfigurationError(f"session file {path}: {error.strerror}", remedy="name a new file") from error
+        self._file = os.fdopen(descriptor, "w", encoding="utf-8")
+        self._lock = threading.Lock()
+        self._begun_s = time.monotonic()
+        self._write({"qkdhw_session": VERSION, **header})
+
+    def note(self, what: Mapping[str, Any]) -> None:
+        """Write a line with the time."""
+        self._write({"t": round(time.monotonic() - self._begun_s, 6), **what})
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._file.close()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        text = json.dumps(line, default=str)
+        with self._lock:
+            if not self._file.closed:
+                self._file.write(text + "\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_session(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return header and lines of a session file.
+
+    Raises:
+        ConfigurationError: It cannot be read, or is none.
+    """
+    try:
+        header, *lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except OSError as error:
+        raise ConfigurationError(f"session file {path}: {error.strerror}", remedy="check the path") from error
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{path} is no session file: {error}", remedy="make one by `devices record`"
+        ) from error
+    if not isinstance(header, dict) or header.get("qkdhw_session") != VERSION:
+        raise ConfigurationError(f"{path} is no session file of version {VERSION}", remedy="record it again")
+    return header, lines
+
+
+def packed(key: str, data: bytes) -> dict[str, str]:
+    """Return bytes as a text where people can read it, else in base64."""
+    text = data.decode("latin-1")
+    if data.isascii() and text.replace("\r", "").replace("\n", "").replace("\t", "").isprintable():
+        return {key: text}
+    return {f"{key}64": base64.b64encode(data).decode("ascii")}
+
+
+def unpacked(line: Mapping[str, Any], key: str) -> bytes | None:
+    """Return the bytes of a line, or None if it has none in this direction."""
+    if f"{key}64" in line:
+        return base64.b64decode(line[f"{key}64"])
+    return line[key].encode("latin-1") if key in line else None
