@@ -14,13 +14,8 @@ from typing import Any
 from qkdhw.drivers import installed_drivers, load_driver
 from qkdhw.errors import ConfigurationError
 
-SERVICES = (
-    "_hislip._tcp.local.",
-    "_vxi-11._tcp.local.",
-    "_scpi-raw._tcp.local.",
-    "_lxi._tcp.local.",
-    "_qkdhw._tcp.local.",
-)
+KINDS = ("hislip", "vxi-11", "scpi-raw", "lxi", "qkdhw")
+USBTMC = (0xFE, 0x03)  # interface class and subclass
 
 
 @dataclass(frozen=True, slots=True)
