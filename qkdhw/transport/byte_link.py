@@ -70,6 +70,15 @@ class FillingWire(Wire, Protocol):
         ...
 
 
+@runtime_checkable
+class MessageWire(Wire, Protocol):
+    """A wire whose messages may be empty."""
+
+    def receive_message(self, limit: int, *, timeout_s: float) -> bytes | None:
+        """Return the next whole message of at most `limit` bytes, or None at the deadline."""
+        ...
+
+
 class ByteLink:
     """An `interfaces.Transport` over any wire; a context manager.
 
@@ -261,17 +270,21 @@ class ByteLink:
         return len(data)
 
     def read_message(self, limit: int = MESSAGE_LIMIT_BYTES, *, timeout_s: float = 5.0) -> bytes:
-        """Return the next whole message of a link that keeps messages apart (ZeroMQ).
+        """Return the next whole message of a link that keeps messages apart (ZeroMQ); it may be empty.
 
         Raises:
             NotSupportedError: The link is a stream of bytes.
             TransportTimeoutError: None came in time.
+            WireFormatError: It is longer than `limit`.
         """
         if not self._wire.keeps_messages:
             raise NotSupportedError(f"{self._url} is a stream of bytes: it keeps no messages apart")
         self._check_open()
-        message = self._wire.receive(limit, timeout_s=timeout_s)
-        if not message:
+        if isinstance(self._wire, MessageWire):
+            message = self._wire.receive_message(limit, timeout_s=timeout_s)
+        else:
+            message = self._wire.receive(limit, timeout_s=timeout_s) or None
+        if message is None:
             raise self._late("no message", timeout_s)
         return message
 

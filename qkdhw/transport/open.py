@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Literal
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from qkdhw.errors import ConfigurationError
@@ -15,7 +16,7 @@ from qkdhw.transport.session_file import SessionWriter
 
 _FORMS = (
     "use tcp://host:port, serial:///dev/ttyACM0?baud=115200, rfc2217://host:port?baud=9600, "
-    "visa://TCPIP::host::hislip0::INSTR or usb://1313:804a/SERIAL"
+    "visa://TCPIP::host::hislip0::INSTR, usb://1313:804a/SERIAL or zmq://host:port"
 )
 
 
@@ -25,7 +26,8 @@ def open_transport(url: str, *, timeout_s: float = 5.0, recorder: SessionWriter 
     Args:
         url: tcp://host:port; serial:///dev/NAME or rfc2217://host:port with an optional ?baud=N (default 115200, 8 data
             bits, no parity); visa://RESOURCE with an optional ?backend=NAME (default py);
-            usb://VID:PID[/SERIAL][?in=0x86&out=0x02&interface=0].
+            usb://VID:PID[/SERIAL][?in=0x86&out=0x02&interface=0]; zmq://host:port for questions and answers (REQ) or
+            zmq+pair://host:port for a stream (PAIR), with an optional ?heartbeat=off for peers that know none.
         timeout_s: Longest wait for the connection.
         recorder: Writes down what crosses the link.
 
@@ -119,6 +121,17 @@ def _usb_dialler(url: str, parts: SplitResult) -> Callable[[float], Wire]:
     return lambda _timeout_s: UsbWire(address)
 
 
+def _zmq_dialler(url: str, parts: SplitResult) -> Callable[[float], Wire]:
+    host, port = _host_and_port(url, parts)
+    heartbeat = _options(url, parts, heartbeat="on")["heartbeat"]
+    if heartbeat not in {"on", "off"}:
+        raise ConfigurationError(f"address {url!r}: heartbeat is neither on nor off", remedy=_FORMS)
+    from qkdhw.transport.zmq_link import ZmqWire
+
+    kind: Literal["req", "pair"] = "req" if parts.scheme == "zmq" else "pair"
+    return lambda timeout_s: ZmqWire(host, port, kind=kind, heartbeat=heartbeat == "on", timeout_s=timeout_s)
+
+
 def _host_and_port(url: str, parts: SplitResult) -> tuple[str, int]:
     try:
         host, port = parts.hostname, parts.port
@@ -150,4 +163,6 @@ _DIALLERS = {
     "visa": _visa_dialler,
     "usb": _usb_dialler,
     "rfc2217": _rfc2217_dialler,
+    "zmq": _zmq_dialler,
+    "zmq+pair": _zmq_dialler,
 }

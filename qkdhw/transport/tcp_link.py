@@ -16,6 +16,7 @@ _KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
 )
+_ZMTP_SIGNATURE = b"\xff" + bytes(7) + b"\x01\x7f"  # a ZeroMQ server says this first (ZMTP 3.1, 3.2)
 
 
 class TcpWire:
@@ -64,6 +65,10 @@ class TcpWire:
             raise self._closed(str(error)) from error
         if not data:
             raise self._closed("the other end hung up")
+        if data.startswith(_ZMTP_SIGNATURE):
+            raise TransportError(
+                f"{self._peer} speaks ZeroMQ, not plain bytes", remedy=f"open the unit by zmq://{self._peer}"
+            )
         return data
 
     def receive_into(self, buffer: memoryview, *, timeout_s: float) -> int:
