@@ -128,6 +128,9 @@ class Delivery:
 class Line:
     """Carries commands to a unit and its answers back, with the faults that are on.
 
+    A unit that keeps messages gives each answer whole, once or not at all: what ZeroMQ carries is never split, cut off
+    or doubled, so these faults do not touch it, and a connection that drops takes the whole answer with it.
+
     Args:
         unit: The unit. If it has `faults` (a `FaultSwitches`), the line's faults are switched there too.
         world: The unit's surroundings.
@@ -264,9 +267,9 @@ class Line:
         if not reply:
             return
         if self.faults.strikes(Fault.DISCONNECT):
-            cut = int(self._rng.integers(len(reply) + 1))
+            cut = 0 if self.keeps_messages else int(self._rng.integers(len(reply) + 1))
             self._queue(due_s, Delivery(reply[:cut], end=False, hang_up=True))
-        elif self.faults.strikes(Fault.SPLIT):
+        elif not self.keeps_messages and self.faults.strikes(Fault.SPLIT):
             for at in range(len(reply)):
                 self._queue(due_s, Delivery(reply[at : at + 1], end=at == len(reply) - 1))
         else:
@@ -284,6 +287,8 @@ class Line:
         if (reply.isascii() or self._checksummed) and strikes(Fault.GARBLE):
             at = int(self._rng.integers(len(reply)))
             reply = reply[:at] + b"\xff" + reply[at + 1 :]
+        if self.keeps_messages:
+            return reply
         if strikes(Fault.TRUNCATE):
             reply = reply[: int(self._rng.integers(len(reply)))]
         if strikes(Fault.DUPLICATE):
