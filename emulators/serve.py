@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum, unique
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from qkdhw.errors import ConfigurationError
@@ -19,10 +21,16 @@ from qkdhw_emulators.in_process import registered
 from qkdhw_emulators.line import EmulatedUnit, Line
 from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import LinkParameters
+from qkdhw_emulators.servers.hislip import HislipServer
+from qkdhw_emulators.servers.rfc2217 import Rfc2217Server
 from qkdhw_emulators.servers.stream import StreamServer
+from qkdhw_emulators.servers.vxi11 import Vxi11Server
 from qkdhw_emulators.units.generic_tx import EmulatedGenericTx
 from qkdhw_emulators.units.sfifteen_tdc1 import EmulatedSFifteenTdc1
 from qkdhw_emulators.world import World
+
+if TYPE_CHECKING:
+    from qkdhw_emulators.servers.usb import UsbBus
 
 PACE_CHECK_S = 0.01
 
@@ -93,6 +101,11 @@ class ServedOn(StrEnum):
     EMU = "emu"
     PTY = "pty"
     TCP = "tcp"
+    HISLIP = "hislip"
+    VXI11 = "vxi11"
+    RFC2217 = "rfc2217"
+    USB = "usb"
+    USBTMC = "usbtmc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +184,71 @@ def serve_at(url: str, line: Line) -> Iterator[str]:
 def _put_on(stack: ExitStack, transport: ServedOn, line: Line, port: int, path: Path | None) -> str:
     if transport is ServedOn.EMU:
         return stack.enter_context(registered(line))
+    if transport in {ServedOn.USB, ServedOn.USBTMC}:
+        return stack.enter_context(_plugged_in(line, transport))
+    if transport in {ServedOn.HISLIP, ServedOn.VXI11, ServedOn.RFC2217}:
+        return _put_on_network(stack, transport, line, port)
     server = StreamServer()
     stack.callback(server.close)
     if transport is ServedOn.TCP:
-        url = server.add_tcp(line, port=port)
+        first = port or _free_port([above for _, above in line.further.values()])
+        url = server.add_tcp(line, port=first)
+        for further, above in line.further.values():
+            server.add_tcp(further, port=first + above)
     else:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qkdhw-"))) if path is None else None
         url = server.add_pty(line, symlink=path or (folder / "unit" if folder else None))
     server.start()
     return url
+
+
+def _free_port(aboves: list[int]) -> int:
+    """Return a port from which those of a unit's further ports are free as well; 0, any, if it has none."""
+    while aboves:
+        with ExitStack() as stack, suppress(OSError, OverflowError):
+            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for above in aboves:
+                stack.enter_context(socket.create_server(("127.0.0.1", first + above)))
+            return int(first)
+    return 0
+
+
+def _put_on_network(stack: ExitStack, transport: ServedOn, line: Line, port: int) -> str:
+    if transport is ServedOn.RFC2217:
+        return stack.enter_context(Rfc2217Server(line, line.world, port=port)).url
+    if transport is ServedOn.HISLIP:
+        return f"visa://{stack.enter_context(HislipServer(line, line.world, port=port)).resource}"
+    return f"visa://{stack.enter_context(Vxi11Server(line, line.world, port=port)).resource}"
+
+
+@cache
+def _process_bus() -> UsbBus:
+    from qkdhw_emulators.servers.usb import UsbBus
+
+    return UsbBus()
+
+
+@contextmanager
+def _plugged_in(line: Line, transport: ServedOn) -> Iterator[str]:
+    """Plug a unit into this process's emulated USB, which is there instead of the real one as long as any unit is."""
+    from qkdhw_emulators.servers.usb_bulk import UsbBulk
+    from qkdhw_emulators.servers.usb_unit import UsbDescriptor
+    from qkdhw_emulators.servers.usbtmc import UsbTmc
+
+    descriptor = getattr(line.unit, "usb_descriptor", None)
+    if not isinstance(descriptor, UsbDescriptor):
+        raise ConfigurationError(
+            f"{type(line.unit).__name__} is no USB unit", remedy="Serve it on something else, such as tcp."
+        )
+    unit = UsbTmc(line, descriptor) if transport is ServedOn.USBTMC else UsbBulk(line, descriptor)
+    address = f"usb://{descriptor.vid:04x}:{descriptor.pid:04x}/{descriptor.serial_number}"
+    bus = _process_bus()
+    with bus.install():
+        bus.plug(unit, line.world)
+        try:
+            yield f"visa://{unit.resource}" if isinstance(unit, UsbTmc) else address
+        finally:
+            bus.unplug(unit)
 
 
 if __name__ == "__main__":
