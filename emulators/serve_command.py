@@ -40,6 +40,11 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random; the s
 Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON on standard output.")]
 
 
+@app.callback()
+def _root() -> None:
+    """Software that stands in for QKD units, byte for byte: drivers open it like the real thing."""
+
+
 @app.command("link")
 def link_command(
     *,

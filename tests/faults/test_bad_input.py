@@ -82,10 +82,10 @@ def test_a_unit_that_answers_garbage_or_nothing(name: str, transport: str, fault
         sys.executable,
         "-m",
         "qkdhw",
+        "devices",
         "emulate",
-        "unit",
         name,
-        "--transport",
+        "--on",
         transport,
         "--fault",
         fault,
@@ -94,7 +94,7 @@ def test_a_unit_that_answers_garbage_or_nothing(name: str, transport: str, fault
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as unit:
         assert unit.stdin is not None
         assert unit.stdout is not None
-        url = json.loads(unit.stdout.readline())["url"]
+        url = json.loads(unit.stdout.readline())[name]
         assert_refused(qkdhw("devices", "info", name, url, "--timeout", 0.5), error, "")
         unit.stdin.close()
 

@@ -110,7 +110,7 @@ def test_a_reader_that_leaves_early_is_no_fault(arguments: tuple[str, ...]) -> N
     ("arguments", "text"),
     [
         (("nonsense",), "No such command"),
-        (("devices", "info"), "Missing argument"),
+        (("devices", "status"), "Missing argument"),
         (("demo", "--duration", "1"), "greater than or equal to 2"),
         (("demo", "--loss-db", "far"), "--loss-db"),
         (("demo", "--eavesdropper", "eve"), "intercept-resend"),
