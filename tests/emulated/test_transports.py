@@ -89,7 +89,7 @@ on_all = pytest.mark.parametrize("served", MESSAGES + STREAMS, indirect=True)
 
 
 def ask(link, query, timeout_s=5.0):
-    link.write(query)
+    link.write(query, timeout_s=timeout_s)
     return link.read_until(b"\n", timeout_s=timeout_s)
 
 
