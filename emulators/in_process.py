@@ -1,8 +1,8 @@
 """emu:// addresses: emulated units inside the process, without a socket or terminal between.
 
 `emu://NAME?seed=1&pace=none&fault=drop:rate=0.1` makes a new unit of an installed emulator; `emu://#LABEL` leads to one
-that this process serves. `port=NAME` leads to a further port of a unit: of the one served, or of the one made last by the
-same address without it. Found by the product through the entry-point group qkdhw.transports.
+that this process serves. `port=NAME` leads to a further port of a unit: of the one served, or of the one made last by
+this address without it. Found by the product through the entry-point group qkdhw.transports.
 """
 
 from __future__ import annotations
