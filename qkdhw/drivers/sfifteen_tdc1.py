@@ -12,14 +12,19 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
 from qkdhw._core import tdc1 as kernels
+from qkdhw.drivers.event_stream import EventBuffer, EventStream
+from qkdhw.drivers.instrument import ErrorStyle, Instrument
+from qkdhw.drivers.receive_buffer import ReceiveBuffer
+from qkdhw.drivers.setting import Setting
+from qkdhw.drivers.text_instrument import QUIET_S, TextInstrument, number_of, shown, text_of, whole_number_of
 from qkdhw.errors import (
     ConfigurationError,
     EventOverflowError,
@@ -34,118 +39,131 @@ from qkdhw.model import DetectionBlock, EventKind, UnitInfo, UnitStatus
 
 TICK_PS = Fraction(2000)
 LINE_LIMIT_BYTES = 1024
+RECEIVE_BYTES = 1 << 18
 FIFO_OVERFLOW = 0x10  # STATUS? bit
 SILENCE_S = 0.2  # after this long without data the host software sends INPKT: the unit hands over a part-filled packet
-QUIET_S = 0.15  # an idle unit is silent; a streaming one sends a dummy at least every 140 ms
-MAX_GATE_MS = 65535
-MAX_THRESHOLD_V = 3.3
+IDLE_S = 0.15  # an idle unit is silent; a streaming one sends a dummy at least every 140 ms
+PAIRS = ((1, 3), (1, 4), (2, 3), (2, 4))
+CLOCKS = ("auto", "external", "internal")  # by the numbers of REFCLK
 
 _STATUS = re.compile(rb"([0-9A-Fa-f]{4}) ?\r?\n\Z")
 
 
-class SFifteenTdc1:
-    """An S-Fifteen TDC1 as an `interfaces.TimeTagger`; a context manager.
+@dataclass(frozen=True, slots=True)
+class PairCounts:
+    """Counts over one gate.
+
+    Attributes:
+        singles: Pulses at inputs 1 to 4.
+        pairs: Coincidences by pair of inputs: (1, 3), (1, 4), (2, 3), (2, 4).
+    """
+
+    singles: tuple[int, ...]
+    pairs: Mapping[tuple[int, int], int]
+
+
+class SFifteenTdc1(TextInstrument):
+    """An S-Fifteen TDC1 as an `interfaces.TimeTagger`, `Counter` and `ClockReference`; a context manager.
 
     Opening takes over a unit in any state, also in the middle of a stream that a dead program left running.
-
-    Args:
-        transport: Open link, owned from now on.
-        timeout_s: Longest wait for an answer.
     """
 
     vendor: ClassVar[str] = "S-Fifteen Instruments"
+    model: ClassVar[str] = "TDC1"
     unit_kind: ClassVar[str] = "time tagger"
+    error_style: ClassVar[ErrorStyle] = ErrorStyle.STATUS_WORD
+    capabilities: ClassVar[frozenset[str]] = frozenset({"TimeTagger", "Counter", "ClockReference"})
+    schemes: ClassVar[tuple[str, ...]] = ("serial", "tcp")
+    command_end: ClassVar[bytes] = b"\r\n"
+
+    tick_ps: ClassVar[Fraction] = TICK_PS
+    events_at_once: ClassVar[int] = 4  # one word is up to four events
+
+    threshold_v = Setting(
+        float, unit="V", minimum=-3.3, maximum=3.3, step=0.01, query="level?", command="{value}",
+        decode=lambda text: number_of(text.removesuffix("V").strip()),
+        encode=lambda volt: f"{'neg' if volt < 0 else 'pos'} {volt:.3f}",
+        doc="Where a pulse counts; its sign is the polarity of the pulses.",
+    )  # fmt: skip
+    input_logic = Setting(
+        str, choices=("nim", "ttl"), access="w", command="{value}",
+        doc="The usual threshold of a kind of pulses, in place of `threshold_v`.",
+    )  # fmt: skip
+    gate_time_ms = Setting(
+        int, unit="ms", minimum=1, maximum=65535, query="time?", command="time {value}",
+        decode=lambda text: whole_number_of(text) % 65536,  # old firmware answers as a signed 16-bit number
+        doc="Gate of `read_counts` and `read_pair_counts`; 1000 when the unit is opened.",
+    )  # fmt: skip
+    reference_clock = Setting(
+        str, choices=CLOCKS, query="refclk?", command="refclk {value}",
+        decode=lambda text: dict(zip("012", CLOCKS, strict=True))[text], encode=CLOCKS.index,
+        doc='Which 10 MHz to use; "auto" takes the external one if it is there.',
+    )  # fmt: skip
+    external_clock_present = Setting(
+        bool, access="r", query="eclock?", doc="Whether there is a signal at the clock input.",
+    )  # fmt: skip
 
     def __init__(self, transport: Transport, *, timeout_s: float = 2.0) -> None:
-        self._link = transport
-        self._timeout_s = timeout_s
-        self._gate_time_ms = 1000
         self._state = "idle"  # idle, running, broken: a stream ended by an error
-        self._words = bytearray()  # received, not yet decoded
+        self._received = ReceiveBuffer(RECEIVE_BYTES)
         self._clock = np.array([0, -1], np.int64)
-        self._overflow = False
+        self._had_external_clock = False
+        self._alarms: set[str] = set()
         self._counters = {"photons": 0, "dummies": 0, "flushes": 0}
-        self._challenge = time.monotonic_ns() // 1_000_000
-        self._info = self._take_over()
+        self._challenge = transport.draw_nonce()
+        super().__init__(transport, timeout_s=timeout_s)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
+    # --- settings, counters, state ---------------------------------------------------------------------------
     def identify(self) -> UnitInfo:
-        """Ask the unit who it is; while the stream runs, tell what it said when it was opened.
+        """Ask the unit who it is; while the stream runs, tell what it said when it was opened."""
+        if self._state == "running" and self._info is not None:
+            return self._info
+        return super().identify()
 
-        Raises:
-            UnitError: Something other than a TDC1 answers.
-        """
-        if self._state != "running":
-            self._info = _parse_identity(self._query("*idn?"))
-        return self._info
-
-    def configure(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Apply settings and return what the unit says it now has.
-
-        Args:
-            settings: `input_logic` "nim" or "ttl"; or `threshold_v`, -3.3 to 3.3 V, whose sign is the polarity of the
-                pulses; `gate_time_ms`, 1 to 65535, the gate of `read_counts`.
-
-        Returns:
-            `threshold_v` and `gate_time_ms` as read back.
-
-        Raises:
-            ConfigurationError: A name or value is not allowed; nothing was sent.
-            UnitStateError: The stream runs.
-            UnitError: The unit did not take the gate time.
-        """
-        unknown = set(settings) - {"input_logic", "threshold_v", "gate_time_ms"}
-        if unknown:
-            raise ConfigurationError(
-                f"a TDC1 has no setting {min(unknown)!r}",
-                remedy="settings: input_logic or threshold_v, gate_time_ms",
-            )
-        gate_time_ms = _checked_gate_time(settings.get("gate_time_ms", self._gate_time_ms))
-        level = _level_command(settings)
-        if level:
-            self._send(level)
-        self._send(f"time {gate_time_ms}")
-        got_ms = self._read_gate_time()
-        if got_ms != gate_time_ms:
-            raise UnitError(
-                f"TDC1 has a gate of {got_ms} ms after being told {gate_time_ms} ms", remedy="restart the unit"
-            )
-        self._gate_time_ms = gate_time_ms
-        return {"threshold_v": self._read_threshold(), "gate_time_ms": gate_time_ms}
-
-    def read_counts(self) -> tuple[int, int, int, int]:
+    def read_counts(self) -> tuple[int, ...]:
         """Count the pulses at the four inputs over one gate.
 
         Raises:
             UnitStateError: The stream runs.
             WireFormatError: The answer is not four counts.
         """
-        gate_s = self._gate_time_ms / 1000.0
-        line = self._query(f"time {self._gate_time_ms};singles;counts?", timeout_s=gate_s + self._timeout_s)
-        counts = line.split()
-        if len(counts) != 4 or not all(c.isascii() and c.isdigit() for c in counts):
-            raise WireFormatError(f"TDC1 answered {_shown(line)} to COUNTS?, not four counts")
-        first, second, third, fourth = (int(c) for c in counts)
-        return first, second, third, fourth
+        return self._count("singles", 4)
+
+    def read_pair_counts(self) -> PairCounts:
+        """Count the pulses at the inputs and their coincidences over one gate.
+
+        Raises:
+            UnitStateError: The stream runs.
+            WireFormatError: The answer is not eight counts.
+        """
+        counts = self._count("pairs", 8)
+        return PairCounts(counts[:4], dict(zip(PAIRS, counts[4:], strict=True)))
+
+    def read_clock_locked(self) -> bool:
+        """Say whether the unit runs from a clock at its input: there is one, and it may use it."""
+        return self.reference_clock != "internal" and self.external_clock_present
 
     def read_status(self) -> UnitStatus:
         """Read state, counters and alarms.
 
         While the stream runs the unit is not asked, as its answer would land between two events: an overflow is then
-        known only after `stop`. The alarm latches until the next `start`.
+        known only after `stop`. Alarms latch until the next `start`.
         """
         if self._state != "running":
-            self._note_status(self._query("status?"))
-        alarms = ("event_overflow",) if self._overflow else ()
+            with self._exchange():
+                self._note_status(self._ask("status?"))
         state = "running" if self._state == "running" else "idle"
-        return UnitStatus(state=state, counters=dict(self._counters), alarms=alarms)
+        return UnitStatus(state=state, counters=dict(self._counters), alarms=self.stream_alarms)
+
+    # --- the stream ------------------------------------------------------------------------------------------
+    @property
+    def stream_alarms(self) -> tuple[str, ...]:
+        """Alarms of the last stream: event_overflow, clock_unlocked."""
+        return tuple(sorted(self._alarms))
+
+    def stream(self, *, max_events: int = 1 << 16, buffer_events: int = 1 << 21) -> EventStream:
+        """Return the events as a context manager that starts and stops the unit, and an iterator of blocks."""
+        return EventStream(self, max_events=max_events, buffer_events=buffer_events)
 
     def start(self) -> None:
         """Start an endless stream of events.
@@ -153,17 +171,17 @@ class SFifteenTdc1:
         Raises:
             UnitStateError: It runs already.
         """
-        self._note_status(self._query("status?"))
-        if self._overflow:
-            # Only a reset clears the flag; it also resets the threshold.
-            threshold_v = self._read_threshold()
-            self._send(f"*rst;{'neg' if threshold_v < 0 else 'pos'} {threshold_v:.3f}")
-        self._send("inpkt;time 0;timestamp;counts?")
-        self._overflow = False
-        self._words.clear()
-        self._clock[:] = 0, -1
-        self._counters = dict.fromkeys(self._counters, 0)
-        self._state = "running"
+        with self._exchange():
+            self._note_status(self._ask("status?"))
+            if "event_overflow" in self._alarms:
+                self._reset_unit()
+            self._had_external_clock = self._sees_external_clock()
+            self._tell("inpkt;time 0;timestamp;counts?")
+            self._alarms.clear()
+            self._received.clear()
+            self._clock[:] = 0, -1
+            self._counters = dict.fromkeys(self._counters, 0)
+            self._state = "running"
 
     def stop(self) -> None:
         """Stop the stream; events that were on their way stay readable by `read_block`.
@@ -173,19 +191,22 @@ class SFifteenTdc1:
         """
         if self._state != "running":
             return
-        with self._link.exchange(self._resynchronise):
-            self._link.write(b"abort\r\n", timeout_s=self._timeout_s)
+        with self._stream_exchange():
+            self._tell("abort")
             tail = self._read_until_quiet()
-            self._link.write(b"status?\r\n", timeout_s=self._timeout_s)
+            self._tell("status?")
             deadline_s = time.monotonic() + self._timeout_s
             answer = None
             while answer is None:  # what the quiet time missed of the stream comes before the answer
-                tail += self._read_line(deadline_s)
+                tail += self._read_raw_line(max(0.0, deadline_s - time.monotonic()))
                 answer = _STATUS.search(tail, max(0, len(tail) - 8))
-            self._words += tail[: answer.start()]
+            self._received.append(tail[: answer.start()])
             self._state = "idle"
-        self._note_status(answer[0].decode())
-        if self._overflow:
+            self._note_status(answer[1].decode())
+            if self._had_external_clock and not self._sees_external_clock():
+                self._alarms.add("clock_unlocked")
+            self._tell(f"time {self._gate_ms}")
+        if "event_overflow" in self._alarms:
             raise EventOverflowError(
                 "the TDC1's buffer ran over: events were lost", remedy="lower the count rate or read faster"
             )
@@ -203,15 +224,28 @@ class SFifteenTdc1:
                 34 ms before may be wrong too, and the events of this call are dropped.
             UnitStateError: An earlier error ended the stream.
         """
-        if max_events < 4:
-            raise ValueError(f"max_events must be at least 4, not {max_events}")
-        if self._state == "running":
-            with self._link.exchange(self._resynchronise, timeout_s=timeout_s + self._timeout_s):
-                if self._state == "running":  # not if the exchange had to resynchronise
-                    self._receive(4 * max_events, time.monotonic() + timeout_s)
-        if self._state == "broken":
-            raise UnitStateError("the TDC1's stream was ended by an earlier error", remedy="start it again")
-        return self._decode(max_events)
+        if max_events < self.events_at_once:
+            raise ValueError(f"max_events must be at least {self.events_at_once}, not {max_events}")
+        buffer = EventBuffer.of_size(max_events)  # untouched pages of it take no memory
+        self.fill_events(buffer, timeout_s=timeout_s)
+        return buffer.block(TICK_PS)
+
+    def fill_events(self, buffer: EventBuffer, *, timeout_s: float) -> None:
+        """Write the next events behind those in the buffer, as `read_block` returns them."""
+        if self._state != "running":
+            self._decode(buffer)
+            return
+        with self._stream_exchange(timeout_s=timeout_s):
+            if self._state == "running":  # not if the exchange had to bring unit and driver back in step
+                self._receive(time.monotonic() + timeout_s)
+            bad = self._decode(buffer)
+            if bad >= 0:
+                self._synchronise()
+        if bad >= 0:
+            raise WireFormatError(
+                f"TDC1 word {bad} of those read last cannot be true: a byte was lost on the way",
+                remedy="start the stream again; drop events from 34 ms before this on; check the USB cable",
+            )
 
     def close(self) -> None:
         """Stop what runs and close the transport; an overflow is no reason not to."""
@@ -219,178 +253,143 @@ class SFifteenTdc1:
             with contextlib.suppress(QkdhwError):  # the link may be gone; opening again takes over in any state
                 self.stop()
         finally:
-            self._link.close()
+            super().close()
 
-    def _receive(self, limit: int, deadline_s: float) -> None:
-        while len(self._words) < 4:
+    def _receive(self, deadline_s: float) -> None:
+        """Wait for a word and take with it what is there already."""
+        while len(self._received) < 4:
             left_s = max(0.0, deadline_s - time.monotonic())
-            data = self._link.read_available(limit, timeout_s=min(left_s, SILENCE_S))
-            self._words += data
-            if not data and left_s <= SILENCE_S:
+            got = self._received.fill(self._link, timeout_s=min(left_s, SILENCE_S))
+            if not got and left_s <= SILENCE_S:
                 return
-            if not data:
-                self._link.write(b"inpkt\r\n", timeout_s=self._timeout_s)
+            if not got:
+                self._tell("inpkt")
                 self._counters["flushes"] += 1
-        while len(self._words) < limit and (data := self._link.read_available(limit, timeout_s=0.0)):
-            self._words += data
+        while self._received.fill(self._link, timeout_s=0.0):
+            pass
 
-    def _decode(self, max_events: int) -> DetectionBlock:
-        capacity = min(max_events, len(self._words))  # four bytes are a word, a word is up to four events
-        time_ticks = np.empty(capacity, np.int64)
-        channel = np.empty(capacity, np.uint8)
-        kind = np.empty(capacity, np.uint8)
-        n_events, n_words, bad = kernels.decode_tdc1(self._words, self._clock, time_ticks, channel, kind)
+    def _decode(self, buffer: EventBuffer) -> int:
+        """Decode what was received and fits; return the index of an impossible word or -1."""
+        if self._state == "broken":
+            raise UnitStateError("the TDC1's stream was ended by an earlier error", remedy="start it again")
+        time_ticks, channel, kind = buffer.free
+        n_events, n_words, bad = kernels.decode_tdc1(self._received.unread, self._clock, time_ticks, channel, kind)
         if bad >= 0:
-            self._words.clear()
-            self._break_stream()
-            raise WireFormatError(
-                f"TDC1 word {bad} of {n_words + 1} read cannot be true: a byte was lost on the way",
-                remedy="start the stream again; drop events from 34 ms before this on; check the USB cable",
-            )
-        del self._words[: 4 * n_words]
+            return bad
+        self._received.consume(4 * n_words)
+        buffer.filled += n_events
         dummies = int(np.count_nonzero(kind[:n_events] == EventKind.DUMMY))
         self._counters["dummies"] += dummies
         self._counters["photons"] += n_events - dummies
-        return DetectionBlock(time_ticks[:n_events], channel[:n_events], kind[:n_events], TICK_PS)
+        return -1
 
-    def _break_stream(self) -> None:
-        if self._state == "running":
-            with self._link.exchange(self._resynchronise):
-                self._resynchronise()
+    # --- the protocol ----------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def _exchange(self, *, timeout_s: float | None = None) -> Iterator[None]:
+        with super()._exchange(timeout_s=timeout_s):
+            if self._state != "running":
+                yield
+                return
+        raise UnitStateError("a TDC1 cannot be asked or set while its stream runs", remedy="stop it first")
 
-    def _take_over(self) -> UnitInfo:
-        with self._link.exchange(lambda: None):
-            self._link.write(b"\r\nabort\r\n", timeout_s=self._timeout_s)  # ends a half-typed command, then a stream
-            self._read_until_quiet()
-            self._link.write(b"*idn?\r\n", timeout_s=self._timeout_s)
-            info = _parse_identity(_text(self._read_line(time.monotonic() + self._timeout_s)))
-            self._challenge_unit()
-        return info
+    def _stream_exchange(self, *, timeout_s: float | None = None) -> contextlib.AbstractContextManager[None]:
+        return Instrument._exchange(self, timeout_s=timeout_s)
 
-    def _resynchronise(self) -> None:
+    def _synchronise(self) -> None:
         if self._state == "running":
             self._state = "broken"
-            self._words.clear()
-        self._link.write(b"\r\nabort\r\n", timeout_s=self._timeout_s)
+            self._received.clear()
+        self._tell("\r\nabort")  # ends a half-typed command, then a stream
         self._read_until_quiet()
+        if self._info is None:
+            self._identify()  # another instrument is named before it is told anything
         self._challenge_unit()
 
     def _challenge_unit(self) -> None:
-        """Bring unit and driver in step: a gate time not used before is set and must be read back.
-
-        Answers to earlier queries may come at any time before it; none of them is this number.
-        """
+        """Set a gate time not used before and read it back: answers to earlier queries come before, none is this."""
         self._challenge += 1
         challenge = str(20000 + self._challenge % 10000)
-        self._link.write(f"time {challenge};time?\r\n".encode(), timeout_s=self._timeout_s)
+        self._tell(f"time {challenge};time?")
         deadline_s = time.monotonic() + self._timeout_s
-        while self._read_line(deadline_s).split()[-1:] != [challenge.encode()]:
+        while self._read_raw_line(max(0.0, deadline_s - time.monotonic())).split()[-1:] != [challenge.encode()]:
             pass
-        self._link.write(f"time {self._gate_time_ms}\r\n".encode(), timeout_s=self._timeout_s)
+        while self._link.read_available(LINE_LIMIT_BYTES, timeout_s=QUIET_S):
+            pass
+        self._tell(f"time {self._gate_ms}")
 
-    def _read_until_quiet(self) -> bytes:
-        deadline_s = time.monotonic() + self._timeout_s
-        received = bytearray()
-        while data := self._link.read_available(65536, timeout_s=QUIET_S):
-            received += data
-            if time.monotonic() > deadline_s:
-                raise WireFormatError(
-                    f"what answers keeps sending after ABORT, beginning with {_shown(received[:60])}",
-                    remedy="check that the address leads to a TDC1",
-                )
-        return bytes(received)
+    def _identify(self) -> UnitInfo:
+        line = self._ask("*idn?")
+        if "TDC1" not in line.upper():
+            raise UnitError(
+                f"this is not a TDC1: *IDN? was answered by {shown(line)}",
+                remedy="check the address and the driver name",
+            )
+        fields = [part.strip() for part in line.split(",")]
+        if len(fields) == 4:
+            return UnitInfo(*fields)
+        return UnitInfo(vendor=self.vendor, model=self.model, serial_number="", firmware=line)
 
-    def _read_line(self, deadline_s: float) -> bytes:
-        left_s = max(0.0, deadline_s - time.monotonic())
-        if left_s == 0.0:
+    def _read_line(self, timeout_s: float) -> str:
+        return text_of(self._read_raw_line(timeout_s))
+
+    def _read_raw_line(self, timeout_s: float) -> bytes:
+        if timeout_s <= 0.0:
             raise TransportTimeoutError(
                 f"TDC1 at {self._link.url} gave no right answer within {self._timeout_s} s",
                 remedy="check the cable and the unit's power",
             )
-        return self._link.read_until(b"\n", limit=LINE_LIMIT_BYTES, timeout_s=left_s)
+        return self._link.read_until(b"\n", limit=LINE_LIMIT_BYTES, timeout_s=timeout_s)
 
-    def _send(self, command: str) -> None:
-        self._check_not_running(command)
-        with self._link.exchange(self._resynchronise):
-            self._link.write(f"{command}\r\n".encode(), timeout_s=self._timeout_s)
+    def _read_until_quiet(self) -> bytes:
+        deadline_s = time.monotonic() + self._timeout_s
+        received = bytearray()
+        while data := self._link.read_available(65536, timeout_s=IDLE_S):
+            received += data
+            if time.monotonic() > deadline_s:
+                raise WireFormatError(
+                    f"what answers keeps sending after ABORT, beginning with {shown(received[:60])}",
+                    remedy="check that the address leads to a TDC1",
+                )
+        return bytes(received)
 
-    def _query(self, command: str, *, timeout_s: float | None = None) -> str:
-        self._check_not_running(command)
-        wait_s = self._timeout_s if timeout_s is None else timeout_s
-        with self._link.exchange(self._resynchronise, timeout_s=wait_s + self._timeout_s):
-            self._link.write(f"{command}\r\n".encode(), timeout_s=self._timeout_s)
-            return _text(self._link.read_until(b"\n", limit=LINE_LIMIT_BYTES, timeout_s=wait_s))
+    def _plan(self, settings: Mapping[str, Any]) -> list[tuple[Setting[Any], int | None, Any]]:
+        if "input_logic" in settings and "threshold_v" in settings:
+            raise ConfigurationError("input_logic and threshold_v exclude each other", remedy="give one of them")
+        return super()._plan(settings)
 
-    def _check_not_running(self, command: str) -> None:
-        if self._state == "running":
-            raise UnitStateError(f"TDC1 cannot be sent {command!r} while its stream runs", remedy="stop it first")
+    def _apply(self, setting: Setting[Any], channel: int | None, value: Any) -> Any:
+        got = super()._apply(setting, channel, value)
+        overruled = {"input_logic": "threshold_v", "threshold_v": "input_logic"}.get(setting.name, "")
+        self._applied.pop((overruled, None), None)  # after a reconnect the one set last holds
+        return got
 
-    def _read_gate_time(self) -> int:
-        line = self._query("time?")
-        if not re.fullmatch(r"-?[0-9]{1,5}", line):
-            raise WireFormatError(f"TDC1 answered {_shown(line)} to TIME?, not a gate time")
-        value = int(line)
-        return value + 65536 if value < 0 else value  # old firmware answers as a signed 16-bit number
+    def _reset_unit(self) -> None:
+        """Clear the overflow flag: only a reset does, and it resets all settings too."""
+        kept = [self._settings[name] for name in ("threshold_v", "reference_clock")]
+        values = [self._read_value(setting, None) for setting in kept]
+        self._tell("*rst")
+        for setting, value in zip(kept, values, strict=True):
+            self._write_value(setting, None, value)
 
-    def _read_threshold(self) -> float:
-        line = self._query("level?")
-        match = re.match(r"[+-]?[0-9]+(?:\.[0-9]+)?", line)
-        if not match:
-            raise WireFormatError(f"TDC1 answered {_shown(line)} to LEVEL?, not a voltage")
-        return float(match[0])
+    def _sees_external_clock(self) -> bool:
+        return bool(self._read_value(self._settings["external_clock_present"], None))
+
+    @property
+    def _gate_ms(self) -> int:
+        return int(self._applied.get(("gate_time_ms", None), 1000))
+
+    def _count(self, mode: str, n_counts: int) -> tuple[int, ...]:
+        gate_s = self._gate_ms / 1000.0
+        with self._exchange(timeout_s=gate_s):
+            line = self._ask(f"time {self._gate_ms};{mode};counts?", timeout_s=gate_s + self._timeout_s)
+        counts = line.split()
+        if len(counts) != n_counts or not all(c.isascii() and c.isdigit() for c in counts):
+            raise WireFormatError(f"TDC1 answered {shown(line)} to COUNTS?, not {n_counts} counts")
+        return tuple(int(c) for c in counts)
 
     def _note_status(self, line: str) -> None:
         match = re.fullmatch(r"([0-9A-Fa-f]{4})\s*", line)
         if not match:
-            raise WireFormatError(f"TDC1 answered {_shown(line)} to STATUS?, not four hexadecimal digits")
-        self._overflow |= bool(int(match[1], 16) & FIFO_OVERFLOW)
-
-
-def _text(line: bytes) -> str:
-    if not line.isascii():
-        raise WireFormatError(f"the answer {_shown(line)} is no text", remedy="check that the address leads to a TDC1")
-    return line.decode().strip()
-
-
-def _shown(answer: str | bytes | bytearray) -> str:
-    """Quote an answer for an error message, but never binary: it may be detection events, and they are secret."""
-    text = answer if isinstance(answer, str) else answer.decode("latin-1").strip()
-    if not text.isascii() or not text.isprintable():
-        return f"{len(answer)} bytes that are no text"
-    return repr(text if len(text) <= 60 else text[:60] + "...")
-
-
-def _parse_identity(line: str) -> UnitInfo:
-    if "TDC1" not in line.upper():
-        raise UnitError(
-            f"this is not a TDC1: *IDN? was answered by {_shown(line)}", remedy="check the address and the driver name"
-        )
-    fields = [field.strip() for field in line.split(",")]
-    if len(fields) == 4:
-        return UnitInfo(*fields)
-    return UnitInfo(vendor=SFifteenTdc1.vendor, model="TDC1", serial_number="", firmware=line)
-
-
-def _level_command(settings: Mapping[str, Any]) -> str:
-    logic, threshold_v = settings.get("input_logic"), settings.get("threshold_v")
-    if logic is not None and threshold_v is not None:
-        raise ConfigurationError("input_logic and threshold_v exclude each other", remedy="give one of them")
-    if logic is not None:
-        if logic not in {"nim", "ttl"}:
-            raise ConfigurationError(f"input_logic {logic!r} is not known", remedy='use "nim" or "ttl"')
-        return str(logic)
-    if threshold_v is None:
-        return ""
-    if (
-        isinstance(threshold_v, bool)
-        or not isinstance(threshold_v, int | float)
-        or not abs(threshold_v) <= MAX_THRESHOLD_V
-    ):
-        raise ConfigurationError(f"threshold_v {threshold_v!r} is not allowed", remedy="use -3.3 to 3.3")
-    return f"{'neg' if threshold_v < 0 else 'pos'} {threshold_v:.3f}"
-
-
-def _checked_gate_time(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_GATE_MS:
-        raise ConfigurationError(f"gate_time_ms {value!r} is not allowed", remedy=f"use 1 to {MAX_GATE_MS}")
-    return value
+            raise WireFormatError(f"TDC1 answered {shown(line)} to STATUS?, not four hexadecimal digits")
+        if int(match[1], 16) & FIFO_OVERFLOW:
+            self._alarms.add("event_overflow")

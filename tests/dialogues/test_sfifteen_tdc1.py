@@ -9,14 +9,15 @@ from qkdhw.errors import ConfigurationError, EventOverflowError, UnitError, Unit
 from qkdhw.model import EventKind
 from qkdhw.transport import open_transport
 
-OPENING = [
-    (b"\r\nabort\r\n", b""),
-    (b"*idn?\r\n", b"TDC1 timestamp/counter, svn-16\r\n"),
-    CHALLENGE,
-    (b"time 1000\r\n", b""),
-]
-RESYNCHRONISING = [OPENING[0], *OPENING[2:]]
-STARTING = [(b"status?\r\n", b"0000 \r\n"), (b"inpkt;time 0;timestamp;counts?\r\n", b"")]
+IDENTITY = (b"*idn?\r\n", b"TDC1 timestamp/counter, svn-16\r\n")
+ABORT = (b"\r\nabort\r\n", b"")
+GATE = (b"time 1000\r\n", b"")
+CLOCK = (b"eclock?\r\n", b"0\r\n")
+START = b"inpkt;time 0;timestamp;counts?\r\n"
+OPENING = [ABORT, IDENTITY, CHALLENGE, GATE, IDENTITY]
+RESYNCHRONISING = [ABORT, CHALLENGE, GATE]
+STARTING = [(b"status?\r\n", b"0000 \r\n"), CLOCK, (START, b"")]
+STOPPING = [(b"abort\r\n", b""), (b"status?\r\n", b"0000 \r\n"), GATE]
 
 
 def opened(url):
@@ -34,21 +35,27 @@ def test_opening_and_identity():
 
 def test_opening_in_the_middle_of_a_stream():
     turns = [(b"\r\nabort\r\n", b"".join(word(1000 * i, 1) for i in range(500)) + b"\x0a\x0d"), *OPENING[1:]]
+    turns.append((b"status?\r\n", b"0000 \r\n"))
     with expect_dialogue("serial", turns) as url, opened(url) as tagger:
-        assert tagger._info.model == "TDC1"
+        assert tagger.read_status().state == "idle"
 
 
 def test_settings_are_read_back_and_the_old_firmware_answers_negative():
     turns = [
         *OPENING,
         (b"neg -0.500\r\n", b""),
+        (b"level?\r\n", b"-0.4987 V\r\n"),
         (b"time 40000\r\n", b""),
         (b"time?\r\n", b"-25536\r\n"),
-        (b"level?\r\n", b"-0.4987 V\r\n"),
+        (b"refclk 1\r\n", b""),
+        (b"refclk?\r\n", b"1\r\n"),
+        (b"refclk?\r\n", b"1\r\n"),
+        (b"eclock?\r\n", b"1\r\n"),
     ]
     with expect_dialogue("serial", turns) as url, opened(url) as tagger:
-        got = tagger.configure({"threshold_v": -0.5, "gate_time_ms": 40000})
-    assert got == {"threshold_v": -0.4987, "gate_time_ms": 40000}
+        got = tagger.configure({"threshold_v": -0.5, "gate_time_ms": 40000, "reference_clock": "external"})
+        assert tagger.read_clock_locked()
+    assert got == {"threshold_v": -0.4987, "gate_time_ms": 40000, "reference_clock": "external"}
 
 
 @pytest.mark.parametrize("logic", ["nim", "ttl"])
@@ -56,12 +63,11 @@ def test_input_logic(logic):
     turns = [
         *OPENING,
         (logic.encode() + b"\r\n", b""),
-        (b"time 1000\r\n", b""),
-        (b"time?\r\n", b"1000\r\n"),
         (b"level?\r\n", b"1.2 V\r\n"),
     ]
     with expect_dialogue("serial", turns) as url, opened(url) as tagger:
-        assert tagger.configure({"input_logic": logic})["threshold_v"] == 1.2
+        assert tagger.configure({"input_logic": logic}) == {"input_logic": logic}
+        assert tagger.threshold_v == 1.2
 
 
 def test_settings_that_are_not_allowed_send_nothing():
@@ -88,6 +94,14 @@ def test_counts():
         assert tagger.read_counts() == (17, 0, 4294967295, 3)
 
 
+def test_pair_counts():
+    turns = [*OPENING, (b"time 1000;pairs;counts?\r\n", b"9 8 7 6 5 4 3 2\r\n")]
+    with expect_dialogue("serial", turns) as url, opened(url) as tagger:
+        got = tagger.read_pair_counts()
+    assert got.singles == (9, 8, 7, 6)
+    assert got.pairs == {(1, 3): 5, (1, 4): 4, (2, 3): 3, (2, 4): 2}
+
+
 @pytest.mark.parametrize("answer", [b"1 2 3\r\n", b"1 2 3 x\r\n", b"1 2 3 -4\r\n", b"\xff\xfe 3 4\r\n", b"\r\n"])
 def test_counts_that_are_none(answer):
     turns = [*OPENING, (b"time 1000;singles;counts?\r\n", answer)]
@@ -102,10 +116,10 @@ def test_stream_stop_and_tail():
     stream = stream[:4] + dummies + stream[4:]
     turns = [
         *OPENING,
-        *STARTING[:1],
-        (STARTING[1][0], stream),
+        *STARTING[:2],
+        (START, stream),
         (b"abort\r\n", word(9, 4)),
-        (b"status?\r\n", b"0000 \r\n"),
+        *STOPPING[1:],
     ]
     with expect_dialogue("serial", turns) as url, opened(url) as tagger:
         tagger.start()
@@ -129,8 +143,7 @@ def test_stream_stop_and_tail():
 
 def test_words_that_come_byte_by_byte_are_kept_until_whole():
     data = word(77, 2)
-    turns = [*OPENING, *STARTING, (b"inpkt\r\n", data[:3]), (b"inpkt\r\n", data[3:]), (b"abort\r\n", b"")]
-    turns.append((b"status?\r\n", b"0000 \r\n"))
+    turns = [*OPENING, *STARTING, (b"inpkt\r\n", data[:3]), (b"inpkt\r\n", data[3:]), *STOPPING]
     with expect_dialogue("serial", turns) as url, opened(url) as tagger:
         tagger.start()
         block = tagger.read_block(4, timeout_s=2.0)
@@ -143,14 +156,15 @@ def test_overflow_is_told_once_the_stream_is_stopped_and_latches():
         *STARTING,
         (b"abort\r\n", b""),
         (b"status?\r\n", b"0010 \r\n"),
+        GATE,
         (b"status?\r\n", b"0000 \r\n"),
-        # the next start resets the flag and keeps the threshold
+        # the next start resets the flag and keeps the settings
         (b"status?\r\n", b"0010 \r\n"),
         (b"level?\r\n", b"-0.5 V\r\n"),
-        (b"*rst;neg -0.500\r\n", b""),
-        (b"inpkt;time 0;timestamp;counts?\r\n", b""),
-        (b"abort\r\n", b""),
-        (b"status?\r\n", b"0000 \r\n"),
+        (b"refclk?\r\n", b"2\r\n"),
+        (b"*rst\r\nneg -0.500\r\nrefclk 2\r\n", b""),
+        *STARTING[1:],
+        *STOPPING,
     ]
     with expect_dialogue("serial", turns) as url, opened(url) as tagger:
         tagger.start()
@@ -164,12 +178,11 @@ def test_overflow_is_told_once_the_stream_is_stopped_and_latches():
 def test_a_lost_byte_ends_the_stream_and_the_unit_can_be_started_again():
     turns = [
         *OPENING,
-        STARTING[0],
-        (STARTING[1][0], word(10, 1) + word(11, 0)),
+        *STARTING[:2],
+        (START, word(10, 1) + word(11, 0)),
         *RESYNCHRONISING,
         *STARTING,
-        (b"abort\r\n", b""),
-        (b"status?\r\n", b"0000 \r\n"),
+        *STOPPING,
     ]
     with expect_dialogue("serial", turns) as url, opened(url) as tagger:
         tagger.start()
@@ -178,6 +191,24 @@ def test_a_lost_byte_ends_the_stream_and_the_unit_can_be_started_again():
         with pytest.raises(UnitStateError):
             tagger.read_block(64)
         tagger.start()
+
+
+def test_a_reference_clock_that_is_lost_while_the_stream_runs_is_told():
+    turns = [*OPENING, STARTING[0], (b"eclock?\r\n", b"1\r\n"), STARTING[2], *STOPPING[:2], CLOCK, GATE]
+    turns.append((b"status?\r\n", b"0000 \r\n"))
+    with expect_dialogue("serial", turns) as url, opened(url) as tagger:
+        tagger.start()
+        tagger.stop()
+        assert tagger.read_status().alarms == ("clock_unlocked",)
+
+
+def test_what_a_running_unit_cannot_do_sends_nothing_and_leaves_the_stream_running():
+    with expect_dialogue("serial", [*OPENING, *STARTING, *STOPPING]) as url, opened(url) as tagger:
+        tagger.start()
+        for call in (tagger.start, tagger.read_counts, tagger.snapshot, lambda: tagger.configure({"gate_time_ms": 5})):
+            with pytest.raises(UnitStateError) as caught:
+                call()
+            assert caught.value.remedy
 
 
 def test_another_unit_is_named():

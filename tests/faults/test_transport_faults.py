@@ -185,8 +185,8 @@ def test_a_late_answer_is_not_handed_to_the_next_query_of_a_tagger():
                     time.sleep(wait_s)
                     connection.sendall(answer)
 
-    with server(tagger) as url, SFifteenTdc1(open_transport(url), timeout_s=0.6) as unit:
-        delay_s[0] = 0.9  # the late answer comes after the drained quiet time, before the challenge's answer
+    with server(tagger, tagger) as url, SFifteenTdc1(open_transport(url), timeout_s=0.6) as unit:
+        delay_s[0] = 0.9
         with pytest.raises(TransportTimeoutError):
             unit.read_status()
         assert unit.identify().firmware == "TDC1"

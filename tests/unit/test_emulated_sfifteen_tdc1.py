@@ -7,7 +7,7 @@ from qkdhw_emulators.faults import Fault
 from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import LinkParameters
 from qkdhw_emulators.units.sfifteen_tdc1 import EmulatedSFifteenTdc1, EventEncoder
-from qkdhw_emulators.world import World
+from qkdhw_emulators.world import VirtualClock, World
 
 DUMMY_TICKS = 70_000_000
 
@@ -54,7 +54,7 @@ def test_identity_and_help():
             b"pos 1.25;level?;neg 2;level?;neg -0.3;level?;pos 9;pos x;level?;",
             b"1.25 V\r\n-2.00 V\r\n-0.30 V\r\n-0.30 V\r\n",
         ),
-        (b"refclk?;refclk 2;refclk 5;refclk?;eclock?;", b"0\r\n2\r\n0\r\n"),
+        (b"refclk?;refclk 2;refclk 5;refclk?;eclock?;", b"0\r\n2\r\n1\r\n"),
         (b"status?\r\n", b"0000 \r\n"),
         (b"time 5;pairs;*rst;time?;mode?;", b"1000\r\n0\r\n"),
         (b"inpkt\r\n;;\r\nnonsense 1 2;abort;", b""),
@@ -70,22 +70,143 @@ def test_old_firmware_says_the_gate_as_a_negative_number():
     assert unit.receive(b"time 40000;time?;time 32767;time?;") == b"-25536\r\n32767\r\n"
 
 
-def test_plain_counters():
-    unit = EmulatedSFifteenTdc1()
-    singles = [int(n) for n in unit.receive(b"time 1000;singles;counts?\r\n").split()]
+def counts(unit, commands):
+    """Open a gate and jump over it; nothing comes before its end."""
+    assert unit.receive(commands) == b""
+    wait_s = unit.wait_s()
+    unit.world.clock.advance(0.999 * wait_s)
+    assert unit.poll() == b""
+    unit.world.clock.advance(unit.wait_s())
+    assert unit.wait_s() == 0
+    answer = unit.poll()
+    assert answer.endswith(b"\r\n")
+    assert unit.wait_s() is None
+    return [int(n) for n in answer.split()]
+
+
+def jumping(**options):
+    return EmulatedSFifteenTdc1(World(clock=VirtualClock(pace=None)), **options)
+
+
+def test_plain_counters_answer_after_the_gate():
+    unit = jumping()
+    singles = counts(unit, b"time 1000;singles;counts?\r\n")
     assert len(singles) == 4
     assert all(abs(n - 100) < 50 for n in singles)
-    assert len(unit.receive(b"pairs;counts?\r\n").split()) == 8
+    assert len(counts(unit, b"pairs;counts?\r\n")) == 8
     assert unit.receive(b"time 0;counts?\r\n") == b""
+    assert unit.wait_s() is None
+
+
+def test_abort_closes_the_gate():
+    unit = jumping()
+    unit.receive(b"counts?;abort;")
+    unit.world.clock.advance(2)
+    assert unit.poll() == b""
 
 
 def test_counters_see_the_light():
     run = LinkRun(LinkParameters(), seed=1)
     run.start_transmitter(LinkParameters())
-    bright = [int(n) for n in EmulatedSFifteenTdc1(light=run).receive(b"singles;counts?;").split()]
+    bright = counts(jumping(light=run), b"singles;counts?;")
     run.stop_transmitter()
-    dark = [int(n) for n in EmulatedSFifteenTdc1(light=run).receive(b"singles;counts?;").split()]
+    dark = counts(jumping(light=run), b"singles;counts?;")
     assert min(bright[:2]) > 100 * max(dark)
+
+
+def test_counters_see_the_signal():
+    unit = jumping()
+    unit.world.set_condition("signal_rate_hz", 4e6)
+    assert counts(unit, b"time 500;singles;counts?;") == [500_000] * 4
+    pairs = counts(unit, b"pairs;counts?;")
+    assert all(abs(n - 1000) < 200 for n in pairs[4:])
+
+
+@pytest.mark.parametrize(("rate_hz", "gate_ms"), [(1e6, 700), (1.0, 2000), (3_000_017, 269)])
+def test_signal_is_even_and_ends_with_the_gate(rate_hz, gate_ms):
+    unit = jumping()
+    unit.world.set_condition("signal_rate_hz", rate_hz)
+    unit.receive(b"time %d;timestamp;counts?;" % gate_ms)
+    words = np.frombuffer(read(unit, 1 << 26, at_a_time=1 << 20), "<u4").astype(np.int64)
+    ticks = words >> 5
+    ticks += (1 << 27) * np.cumsum(np.concatenate([[0], np.diff(ticks) < 0]))
+    per_wrap = max(4, round(rate_hz * 2**27 * 2e-9))
+    step = 2**27 / per_wrap
+    assert len(ticks) == pytest.approx(gate_ms * 500_000 / step, abs=1)
+    assert np.abs(ticks - np.floor(np.arange(len(ticks)) * step)).max() <= 1
+    assert ticks[-1] < gate_ms * 500_000
+    assert set((words & 31).tolist()) == {1, 2, 4, 8}
+
+
+def test_answers_of_a_burst_that_come_as_one_line():
+    unit = EmulatedSFifteenTdc1()
+    unit.world.set_condition("joined_answers", 1)
+    assert unit.receive(b"time?;mode?;level?\r\n") == b"10000-0.50 V\r\n"
+
+
+def test_external_clock():
+    unit = EmulatedSFifteenTdc1()
+    unit.faults.add(Fault.CLOCK_UNLOCK)
+    assert unit.receive(b"eclock?;") == b"0\r\n"
+    unit.faults.clear()
+    unit.world.set_condition("reference_clock_connected", 0)
+    assert unit.receive(b"eclock?;") == b"0\r\n"
+
+
+def test_another_unit_and_another_firmware():
+    unit = EmulatedSFifteenTdc1(World(seed=12), faults=[Fault.WRONG_IDENTITY])
+    assert b"TDC1" not in unit.receive(b"*idn?;")
+    unit.faults.clear()
+    usual = unit.receive(b"*idn?;")
+    unit.faults.add(Fault.WRONG_FIRMWARE)
+    assert unit.receive(b"*idn?;") not in {usual, b""}
+
+
+def test_stuck_values():
+    unit = EmulatedSFifteenTdc1(faults=[Fault.STUCK_VALUE])
+    assert unit.receive(b"time 5;time?;pos 1;level?;refclk 2;refclk?;") == b"1000\r\n-0.50 V\r\n0\r\n"
+
+
+def test_a_power_cycle_forgets_everything():
+    unit = jumping()
+    unit.receive(b"time 5;pairs;ttl;refclk 1;counts?;sta")
+    unit.reset_input()
+    unit.power_cycle()
+    assert unit.wait_s() is None
+    assert unit.receive(b"time?;mode?;level?;refclk?;") == b"1000\r\n0\r\n-0.50 V\r\n0\r\n"
+
+
+def test_a_full_buffer_stays_full_until_a_reset():
+    unit = EmulatedSFifteenTdc1(faults=[Fault.FULL_BUFFER])
+    unit.receive(b"timestamp;time 0;counts?;")
+    assert unit.read_stream(4096) == b""
+    unit.faults.clear()
+    assert unit.read_stream(4096) == b""
+    assert unit.receive(b"abort;status?;*rst;status?;timestamp;counts?;") == b"0010 \r\n0000 \r\n"
+    assert unit.read_stream(4096)
+
+
+def test_time_that_begins_below_its_wrap():
+    plain, wrapped = EmulatedSFifteenTdc1(), EmulatedSFifteenTdc1(faults=[Fault.COUNTER_WRAP])
+    for unit in (plain, wrapped):
+        unit.receive(b"timestamp;time 0;counts?;")
+    (ticks, kinds), (late, late_kinds) = decode(read(plain, 4000)), decode(read(wrapped, 4000))
+    assert {b - a for a, b in zip(ticks, late, strict=True)} == {2**27 - 2**23}
+    assert kinds == late_kinds
+
+
+def test_steps_back():
+    unit = EmulatedSFifteenTdc1(faults=[Fault.NON_MONOTONE])
+    unit.receive(b"timestamp;time 0;counts?;")
+    step = np.diff(np.frombuffer(read(unit, 4000), "<u4").astype(np.int64) >> 5)
+    assert 60 < (step == -50).sum() < 130
+
+
+def test_storm_of_dummies():
+    unit = EmulatedSFifteenTdc1(faults=[Fault.DUMMY_STORM])
+    unit.receive(b"timestamp;time 0;counts?;")
+    _, kinds = decode(read(unit, 400_000))
+    assert kinds.count(16) > 1000 * sum(kind != 16 for kind in kinds)
 
 
 @settings(max_examples=60, deadline=None)
