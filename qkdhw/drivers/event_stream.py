@@ -145,14 +145,14 @@ class EventStream:
     """A stream as an `interfaces.EventSource`: a context manager and an iterator of blocks.
 
     Entering it starts the unit, leaving it stops the unit. Iterating gives a block as soon as there are events, and an
-    empty one whenever `wait_s` has passed without any, so that a loop can look at other things; it never ends by
+    empty one whenever `timeout_s` has passed without any, so that a loop can look at other things; it never ends by
     itself. The arrays of a block hold until the next block is taken: copy what is to stay.
 
     Args:
         unit: The tagger; nobody else reads its events meanwhile.
         max_events: Most events in a block.
         buffer_events: Size of the ring; at least two blocks.
-        wait_s: Longest wait for a block.
+        timeout_s: Longest wait for a block.
 
     Attributes:
         alarms: What the unit said was wrong with the stream; known after the end.
@@ -162,7 +162,7 @@ class EventStream:
     """
 
     def __init__(
-        self, unit: EventReader, *, max_events: int = 1 << 16, buffer_events: int = 1 << 21, wait_s: float = 0.5
+        self, unit: EventReader, *, max_events: int = 1 << 16, buffer_events: int = 1 << 21, timeout_s: float = 0.5
     ) -> None:
         self._filling = unit if isinstance(unit, FillingTagger) else None
         at_once = self._filling.events_at_once if self._filling else 1
@@ -173,7 +173,7 @@ class EventStream:
         self.alarms: tuple[str, ...] = ()
         self._unit = unit
         self._max_events = max_events
-        self._wait_s = wait_s
+        self._timeout_s = timeout_s
         self._free: queue.SimpleQueue[EventBuffer | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[_Filled | _Failure] = queue.SimpleQueue()
         for _ in range(buffer_events // max_events):
@@ -209,7 +209,7 @@ class EventStream:
 
     def __exit__(self, *exc: object) -> None:
         self._stopping.set()
-        self._thread.join(self._wait_s + STUCK_S)
+        self._thread.join(self._timeout_s + STUCK_S)
         if any(exc):
             with contextlib.suppress(QkdhwError):  # the first error tells more
                 self._stop_unit()
@@ -222,7 +222,7 @@ class EventStream:
         return self
 
     def __next__(self) -> DetectionBlock:
-        """Return the next block, an empty one after `wait_s`.
+        """Return the next block, an empty one after `timeout_s`.
 
         Raises:
             QkdhwError: Whatever ended the reading; blocks that came before it are handed out first.
@@ -233,7 +233,7 @@ class EventStream:
         if self._failure is not None and self._failure.raised:
             raise UnitStateError("this stream was ended by an earlier error", remedy="start a new one")
         try:
-            got = self._ready.get(timeout=self._wait_s + STUCK_S)
+            got = self._ready.get(timeout=self._timeout_s + STUCK_S)
         except queue.Empty:
             raise TransportTimeoutError(
                 f"reading the unit has hung for {STUCK_S} s", remedy="check the cable; open the unit again"
@@ -273,11 +273,15 @@ class EventStream:
         return not self._stopping.is_set()
 
     def _read_block(self) -> DetectionBlock:
-        return self._unit.read_block(self._max_events, timeout_s=self._wait_s)
+        until_s = time.monotonic() + self._timeout_s
+        while True:
+            block = self._unit.read_block(self._max_events, timeout_s=min(POLL_S, self._timeout_s))
+            if len(block) or time.monotonic() >= until_s or self._stopping.wait(NAP_S):
+                return block
 
     def _fill(self, unit: FillingTagger, buffer: EventBuffer) -> DetectionBlock:
         """Fill a buffer until there is no room, its first event has waited long enough, or none has come."""
-        size, until_s = buffer.time_ticks.shape[0], time.monotonic() + self._wait_s
+        size, until_s = buffer.time_ticks.shape[0], time.monotonic() + self._timeout_s
         buffer.filled = buffer.missed = 0
         while buffer.filled + unit.events_at_once <= size and not self._stopping.is_set():
             before = buffer.filled

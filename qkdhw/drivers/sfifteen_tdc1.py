@@ -161,9 +161,9 @@ class SFifteenTdc1(TextInstrument):
         """Alarms of the last stream: event_overflow, clock_unlocked."""
         return tuple(sorted(self._alarms))
 
-    def stream(self, *, max_events: int = 1 << 16, buffer_events: int = 1 << 21) -> EventStream:
+    def stream(self, *, max_events: int = 1 << 16, buffer_events: int = 1 << 21, timeout_s: float = 0.5) -> EventStream:
         """Return the events as a context manager that starts and stops the unit, and an iterator of blocks."""
-        return EventStream(self, max_events=max_events, buffer_events=buffer_events)
+        return EventStream(self, max_events=max_events, buffer_events=buffer_events, timeout_s=timeout_s)
 
     def start(self) -> None:
         """Start an endless stream of events.
