@@ -48,6 +48,7 @@ class Fault(StrEnum):
     NEGATIVE_TIME: TDC1: TIME? of more than 32767 ms is answered as a negative number, as old firmware does.
     RECORD_OVERRUN: transmitter: does not wait for its reader; old records are dropped.
     LASER_TEMPERATURE: transmitter: START fails with a hardware fault and a latched alarm.
+    STOP_UNANSWERED: ID900: the stream service neither answers `stop` nor stops.
     """
 
     DELAY = "delay"
@@ -76,6 +77,7 @@ class Fault(StrEnum):
     NEGATIVE_TIME = "negative-time"
     RECORD_OVERRUN = "record-overrun"
     LASER_TEMPERATURE = "laser-temperature"
+    STOP_UNANSWERED = "stop-unanswered"
 
 
 LINE_FAULTS = frozenset(list(Fault)[: list(Fault).index(Fault.SILENT)])
