@@ -272,7 +272,7 @@ class Instrument:
             setting = self._setting(name)
             if not setting.restore:
                 continue
-            if not setting.readable or not setting.agrees(value, self._read_value(setting, channel)):
+            if not setting.readable or not setting.holds(value, self._read_value(setting, channel)):
                 self._write_value(setting, channel, value)
 
     def _apply(self, setting: Setting[Any], channel: int | None, value: Any) -> Any:
@@ -286,7 +286,7 @@ class Instrument:
             raise UnitError(
                 f"{where} is {got!r} after the unit was told {value!r}", remedy="check the unit's state; restart it"
             )
-        self._applied[setting.name, channel] = value
+        self._applied[setting.name, channel] = got if setting.relative_step else value
         return got
 
     def _plan(self, settings: Mapping[str, Any]) -> list[tuple[Setting[Any], int | None, Any]]:

@@ -152,6 +152,10 @@ class Setting(Generic[T]):
         slack = (self.step or 0.0) + (self.relative_step + rounding) * max(abs(told), abs(got))
         return bool(abs(told - got) <= slack)
 
+    def holds(self, applied: Any, now: Any) -> bool:
+        """Say whether what was applied is still there; of a setting with coarse steps the read-back was kept."""
+        return bool(applied == now) if self.relative_step else self.agrees(applied, now)
+
     def allowed(self) -> str:
         """Say in words what may be set."""
         if self.choices:
