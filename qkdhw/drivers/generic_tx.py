@@ -6,53 +6,30 @@ Source:
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
-import zlib
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw.errors import (
-    CommandRefusedError,
-    ConfigurationError,
-    EventOverflowError,
-    QkdhwError,
-    UnitError,
-    UnitStateError,
-    WireFormatError,
-)
-from qkdhw.interfaces import Transport
-from qkdhw.model import PreparationBlock, UnitInfo, UnitStatus
+from qkdhw.drivers.generic_unit import GONE, GenericUnit
+from qkdhw.drivers.setting import Reply, Setting, TupleSetting
+from qkdhw.errors import CommandRefusedError, EventOverflowError, UnitStateError, WireFormatError
+from qkdhw.model import PreparationBlock
 
-REPLY_LIMIT_BYTES = 1024
 MAX_RECORDS = 4_194_304
-CRC_ATTEMPTS = 3
 POLL_S = 0.02
-STATES = ("idle", "armed", "running", "fault")
-ALARMS = (
-    "record_buffer_overrun",
-    "clock_unlocked",
-    "laser_temperature",
-    "back_reflection",
-    "intensity_out_of_tolerance",
-)
-WRONG_STATE, RECORDS_GONE = "3", "5"  # ERR codes with a class of their own
-
-_REFUSED = re.compile(r"ERR ([0-9]{1,4})(?: (.*))?")
-_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_RECORDS = re.compile(r"([0-9]{1,19}) ([0-9]{1,7})")
 
 # A byte holds two pulses, the even one in the low nibble: this turns a byte into two little-endian bytes.
 _EXPAND: NDArray[np.uint16] = np.array([byte & 15 | byte >> 4 << 8 for byte in range(256)], "<u2")
 
 
-class GenericTx:
+class GenericTx(GenericUnit):
     """A GTX/1 transmitter as an `interfaces.TransmitterUnit`; a context manager.
+
+    `configure` checks the form of values that depend on each other; their ranges are the unit's to judge.
 
     Args:
         transport: Open link, owned from now on.
@@ -60,82 +37,41 @@ class GenericTx:
     """
 
     vendor: ClassVar[str] = "any (GTX/1)"
+    model: ClassVar[str] = "GTX/1 transmitter"
     unit_kind: ClassVar[str] = "transmitter"
+    capabilities: ClassVar[frozenset[str]] = frozenset({"TransmitterUnit"})
+    protocol: ClassVar[str] = "GTX/1"
+    specification: ClassVar[str] = "docs/reference/generic-transmitter-protocol.md"
+    counter_names: ClassVar[tuple[str, ...]] = ("pulses", "buffered", "lost")
+    alarm_names: ClassVar[tuple[str, ...]] = (
+        "record_buffer_overrun",
+        "clock_unlocked",
+        "laser_temperature",
+        "back_reflection",
+        "intensity_out_of_tolerance",
+    )
 
-    def __init__(self, transport: Transport, *, timeout_s: float = 5.0) -> None:
-        self._link = transport
-        self._timeout_s = timeout_s
-        self._next_index = 0
-        self._ended = False  # an odd count of records was the last
-        self._engaged = False  # armed or started by us: ours to stop
-        self._identity = ""
-        self._identity = self._read_identity()
-        self._info = _parse_identity(self._identity)
+    pulse_rate_hz = Setting(
+        int, unit="Hz", minimum=1_000_000, maximum=5_000_000_000, relative_step=0.34, reply=Reply.LINE,
+        doc="Pulses per second; the unit takes a divisor of 10 GHz near it.",
+    )  # fmt: skip
+    mean_photon_number = TupleSetting(
+        float, length=3, step=0.001, relative_step=0.03, reply=Reply.LINE,
+        doc="Mean photons per pulse, brightest first, strictly falling, 0 to 2.",
+    )  # fmt: skip
+    intensity_probability = TupleSetting(
+        float, length=3, step=1 / 65536, reply=Reply.LINE,
+        doc="Probability of each intensity, brightest first, with sum 1.",
+    )  # fmt: skip
+    key_basis_probability = Setting(
+        float, step=1 / 65536, reply=Reply.LINE,
+        doc="Probability that a pulse is prepared in the key basis, 0.05 to 0.95.",
+    )  # fmt: skip
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def identify(self) -> UnitInfo:
-        """Ask the unit who it is.
-
-        Raises:
-            UnitError: Something that does not speak GTX/1 answers.
-        """
-        self._info = _parse_identity(self._command("IDN?"))
-        return self._info
-
-    def configure(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Apply settings, in the order given, and return what the unit says it now has.
-
-        Args:
-            settings: `pulse_rate_hz` (int), `mean_photon_number` and `intensity_probability` (three numbers each,
-                brightest first), `key_basis_probability`. Ranges are the unit's to judge.
-
-        Returns:
-            The same names with the values as the unit quantised them; three numbers are a tuple.
-
-        Raises:
-            ConfigurationError: A name is unknown or a value has the wrong form; nothing was sent.
-            CommandRefusedError: The unit refused a value; settings before it are applied.
-            UnitStateError: The unit is not idle.
-        """
-        commands = {name: f"CONF {name} {_setting_text(name, value)}" for name, value in settings.items()}
-        return {name: _setting_value(name, self._command(command)) for name, command in commands.items()}
-
-    def read_status(self) -> UnitStatus:
-        """Read state, counters, monitors and latched alarms.
-
-        Monitors that the unit does not have are absent. `clock_locked` is 1.0 or 0.0, as of now.
-        """
-        fields = _parse_pairs(self._command("STAT?"))
-        if set(fields) != {"state", "pulses", "buffered", "lost", "clock", "alarms"}:
-            raise WireFormatError(f"STAT? was answered with the fields {', '.join(fields)}")
-        if fields["state"] not in STATES or fields["clock"] not in {"locked", "free"}:
-            raise WireFormatError(f"STAT? was answered with state {fields['state']!a}, clock {fields['clock']!a}")
-        if not re.fullmatch(r"(0x)?[0-9A-Fa-f]{1,16}", fields["alarms"]):
-            raise WireFormatError(f"STAT? was answered with alarms {fields['alarms']!a}")
-        counters = {name: _count(name, fields[name]) for name in ("pulses", "buffered", "lost")}
-        monitors = {name: _number(name, text) for name, text in _parse_pairs(self._command("MON?")).items()}
-        monitors["clock_locked"] = float(fields["clock"] == "locked")
-        return UnitStatus(fields["state"], counters, monitors, _alarm_names(int(fields["alarms"], 16)))
-
-    def clear_alarms(self) -> None:
-        """Clear latched alarms whose cause is gone."""
-        self._command_done("CLR")
-
-    def arm(self) -> None:
-        """Make ready to send.
-
-        Raises:
-            UnitStateError: The unit is not idle.
-        """
-        self._command_done("ARM")
-        self._engaged = True
+    _next_index = 0
+    _ended = False  # an odd count of records was the last
+    _running = False  # started by us and not stopped
+    _interrupted = False  # the unit lost a run that we had started
 
     def start(self) -> None:
         """Send pulses; the pulse index begins at 0 and older records are dropped.
@@ -143,10 +79,10 @@ class GenericTx:
         Raises:
             UnitStateError: The unit is not armed.
         """
-        self._command_done("START")
-        self._engaged = True
+        self._do("START")
+        self._engaged = self._running = True
         self._next_index = 0
-        self._ended = False
+        self._ended = self._interrupted = False
 
     def stop(self) -> None:
         """Stop sending; records stay readable.
@@ -154,8 +90,8 @@ class GenericTx:
         Raises:
             UnitStateError: The unit is neither armed nor running.
         """
-        self._command_done("STOP")
-        self._engaged = False
+        super().stop()
+        self._running = False
 
     def read_preparation(self, max_pulses: int, *, timeout_s: float = 5.0) -> PreparationBlock:
         """Read what was prepared, in order, each pulse once; empty at the deadline.
@@ -169,15 +105,15 @@ class GenericTx:
         Raises:
             ValueError: `max_pulses` is out of range.
             EventOverflowError: The unit's buffer ran over: records were lost before they were read.
+            UnitStateError: The unit was restarted; what it had prepared is gone.
             WireFormatError: The records' CRC was wrong three times in a row, or a record cannot be true.
         """
         if not 2 <= max_pulses <= MAX_RECORDS:
             raise ValueError(f"max_pulses must be 2 to {MAX_RECORDS}, not {max_pulses}")
         deadline_s = time.monotonic() + timeout_s
-        n_asked = max_pulses & ~1
         first, record = self._next_index, np.empty(0, np.uint8)
         while not self._ended:
-            record = self._read_records(first, n_asked)
+            record = self._read_records(first, max_pulses & ~1)
             left_s = deadline_s - time.monotonic()
             if len(record) or left_s <= 0:
                 break
@@ -186,42 +122,16 @@ class GenericTx:
         self._ended |= bool(len(record) & 1)
         return PreparationBlock(first, record)
 
-    def close(self) -> None:
-        """Stop what this object armed or started, and close the transport."""
-        try:
-            if self._engaged:
-                with contextlib.suppress(QkdhwError):  # idle already, or the link is gone
-                    self.stop()
-        finally:
-            self._link.close()
-
     def _read_records(self, first: int, n_asked: int) -> NDArray[np.uint8]:
-        """Ask for records until their CRC is right: a request may be repeated."""
-        for _ in range(CRC_ATTEMPTS):
-            n, packed, crc = self._request_records(first, n_asked)
-            if zlib.crc32(packed) == crc:
-                return _expand(packed, n)
-        raise WireFormatError(
-            f"records from pulse {first} had a wrong CRC {CRC_ATTEMPTS} times",
-            remedy="check the network between this host and the unit",
-        )
+        def size_bytes(match: re.Match[str]) -> int:
+            if int(match[1]) != first or int(match[2]) > n_asked:
+                raise WireFormatError(f"records from {first} were asked for, at most {n_asked}; others came")
+            return (int(match[2]) + 1) // 2
 
-    def _request_records(self, first: int, n_asked: int) -> tuple[int, bytes, int]:
-        command = f"REC? {first} {n_asked}"
-        with self._link.exchange(self._resynchronise, timeout_s=self._timeout_s):
-            reply = self._ask(command)
-            if not reply.startswith("ERR"):
-                match = re.fullmatch(r"OK ([0-9]{1,19}) ([0-9]{1,7})", reply)
-                if not match or int(match[1]) != first or int(match[2]) > n_asked:
-                    raise WireFormatError(f"{command} was answered by {_shown(reply)}")
-                n = int(match[2])
-                size = (n + 1) // 2
-                body = self._link.read_exactly(size + 4, timeout_s=self._timeout_s)
-                return n, body[:size], int.from_bytes(body[size:], "little")
         try:
-            _check_reply(command, reply)
+            match, packed = self._ask_packed(f"REC? {first} {n_asked}", _RECORDS, size_bytes)
         except CommandRefusedError as error:
-            if error.code != RECORDS_GONE:
+            if error.code != GONE:
                 raise
             lost = self.read_status().counters["lost"]
             raise EventOverflowError(
@@ -229,146 +139,24 @@ class GenericTx:
                 lost=lost,
                 remedy="read faster or lower pulse_rate_hz, then start again",
             ) from error
-        raise WireFormatError(f"{command} was answered by {_shown(reply)}")
-
-    def _command_done(self, command: str) -> None:
-        payload = self._command(command)
-        if payload:
-            raise WireFormatError(f"{command} was answered by OK {_shown(payload)}, not by OK alone")
-
-    def _command(self, command: str) -> str:
-        with self._link.exchange(self._resynchronise, timeout_s=self._timeout_s):
-            reply = self._ask(command)
-        return _check_reply(command, reply)
-
-    def _ask(self, command: str) -> str:
-        self._link.write(command.encode("ascii") + b"\n", timeout_s=self._timeout_s)
-        line = self._link.read_until(b"\n", limit=REPLY_LIMIT_BYTES, timeout_s=self._timeout_s)
-        reply = line[:-1].decode("latin-1")
-        known = reply == "OK" or reply.startswith("OK ") or _REFUSED.fullmatch(reply)
-        if not known or not reply.isascii() or not reply.isprintable():
-            shown = f"{len(reply)} bytes" if command.startswith("REC?") else _shown(reply)
-            raise WireFormatError(
-                f"{command} was answered by {shown}, not by a GTX/1 reply",
-                remedy="check the address and the driver name",
+        if self._interrupted:
+            raise UnitStateError(
+                "the unit was restarted: what it had prepared is gone", remedy="arm and start it again at both sites"
             )
-        return reply
+        return _expand(packed, int(match[2]))
 
-    def _read_identity(self) -> str:
-        with self._link.exchange(self._resynchronise, timeout_s=self._timeout_s):
-            return _check_reply("IDN?", self._ask("IDN?"))
-
-    def _resynchronise(self) -> None:
-        """Connect anew, as an old answer cannot cross into a new connection, and check that it is the same unit.
-
-        The unit keeps its state and its records; a request for records may be repeated.
-        """
-        self._link.reconnect(timeout_s=self._timeout_s)
-        identity = _check_reply("IDN?", self._ask("IDN?"))
-        if self._identity and identity != self._identity:
-            raise UnitError(
-                f"{self._link.url} now leads to {_shown(identity)}, not to {_shown(self._identity)}",
-                remedy="open the unit again",
-            )
+    def _recover(self) -> None:
+        """As for all, and see whether the unit still has the run that we started."""
+        super()._recover()
+        if self._running:
+            fields = self._read_state()
+            self._interrupted |= fields["state"] != "running" and int(fields["pulses"]) < max(1, self._next_index)
 
 
-def _expand(packed: bytes, n: int) -> NDArray[np.uint8]:
+def _expand(packed: memoryview, n: int) -> NDArray[np.uint8]:
     record = _EXPAND[np.frombuffer(packed, np.uint8)].view(np.uint8)
     if (n & 1 and record[-1]) or (n and int(record.max()) > 11):
         raise WireFormatError(
             "a preparation record has intensity index 3 or a filled last nibble", remedy="update the unit's firmware"
         )
     return record[:n]
-
-
-def _check_reply(command: str, reply: str) -> str:
-    refused = _REFUSED.fullmatch(reply)
-    if not refused:
-        return reply[3:]
-    code, text = refused[1], _shown(refused[2] or "")
-    if code == WRONG_STATE:
-        raise UnitStateError(
-            f"the unit cannot do {command} in its state: {text}", remedy="read its status; stop or arm it first"
-        )
-    raise CommandRefusedError(
-        f"the unit refused {command}: error {code}, {text}",
-        command=command,
-        code=code,
-        remedy="docs/reference/generic-transmitter-protocol.md lists settings, ranges and error codes",
-    )
-
-
-def _parse_identity(payload: str) -> UnitInfo:
-    fields = payload.split(",")
-    if len(fields) != 5 or fields[4] != "GTX/1":
-        raise UnitError(
-            f"this is not a GTX/1 unit: IDN? was answered by {_shown(payload)}",
-            remedy="check the address and the driver name",
-        )
-    return UnitInfo(*fields)
-
-
-def _parse_pairs(payload: str) -> dict[str, str]:
-    pairs = dict(pair.partition("=")[::2] for pair in payload.split(" ")) if payload else {}
-    if len(pairs) != (payload.count(" ") + 1 if payload else 0) or not all(map(_NAME.fullmatch, pairs)):
-        raise WireFormatError(f"{_shown(payload)} is not a list of name=value")
-    return pairs
-
-
-def _count(name: str, text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,19}", text):
-        raise WireFormatError(f"{name}={_shown(text)} is not a count")
-    return int(text)
-
-
-def _number(name: str, text: str) -> float:
-    if not _NUMBER.fullmatch(text):
-        raise WireFormatError(f"{name}={_shown(text)} is not a number")
-    return float(text)
-
-
-def _alarm_names(bits: int) -> tuple[str, ...]:
-    return tuple(
-        ALARMS[bit] if bit < len(ALARMS) else f"alarm_bit_{bit}" for bit in range(bits.bit_length()) if bits >> bit & 1
-    )
-
-
-_N_NUMBERS = {
-    "pulse_rate_hz": 1,
-    "mean_photon_number": 3,
-    "intensity_probability": 3,
-    "key_basis_probability": 1,
-}
-
-
-def _setting_text(name: str, value: Any) -> str:
-    if name not in _N_NUMBERS:
-        raise ConfigurationError(
-            f"a GTX/1 transmitter has no setting {name!r}", remedy=f"settings: {', '.join(_N_NUMBERS)}"
-        )
-    numbers = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
-    allowed = (int, np.integer) if name == "pulse_rate_hz" else (int, float, np.integer, np.floating)
-    right_form = all(isinstance(x, allowed) and not isinstance(x, bool) and np.isfinite(x) for x in numbers)
-    if len(numbers) != _N_NUMBERS[name] or not right_form:
-        raise ConfigurationError(
-            f"{name} = {value!r} has the wrong form",
-            remedy=f"give {_N_NUMBERS[name]} {'integer' if name == 'pulse_rate_hz' else 'number(s)'}",
-        )
-    return ",".join(str(x) if name == "pulse_rate_hz" else np.format_float_positional(x, trim="-") for x in numbers)
-
-
-def _setting_value(name: str, payload: str) -> int | float | tuple[float, ...]:
-    texts = payload.split(",")
-    if len(texts) != _N_NUMBERS[name]:
-        raise WireFormatError(f"{name} was read back as {_shown(payload)}")
-    if name == "pulse_rate_hz":
-        return _count(name, payload)
-    numbers = tuple(_number(name, text) for text in texts)
-    return numbers if len(numbers) > 1 else numbers[0]
-
-
-def _shown(answer: str) -> str:
-    """Quote an answer for an error message, but never binary: it may be preparation records, and they are secret."""
-    if not answer.isascii() or not answer.isprintable():
-        return f"{len(answer)} bytes that are no text"
-    return repr(answer if len(answer) <= 60 else answer[:60] + "...")

@@ -256,3 +256,42 @@ def test_any_split_gives_the_same_answers(data, sizes):
     assert out == whole
     unit = EmulatedGenericTx(World(seed=5))
     assert b"".join(unit.receive(data[i : i + 1]) for i in range(len(data))) == whole
+
+
+def test_power_cycle():
+    unit = running()
+    ask(unit, "STOP")
+    ask(unit, "CONF key_basis_probability 0.5")
+    unit.receive(b"ARM\nSTART\nREC? 0 2\nhalf a comm")
+    unit.power_cycle()
+    assert ask(unit, "STAT?") == "OK state=idle pulses=0 buffered=0 lost=0 clock=locked alarms=00"
+    assert ask(unit, "CONF? key_basis_probability") == "OK 0.8099975585937500".rstrip("0")
+
+
+def test_faults_of_the_unit():
+    unit = EmulatedGenericTx()
+    for fault in EmulatedGenericTx.unit_faults:
+        assert fault in list(Fault)
+    unit.faults.add(Fault.WRONG_IDENTITY)
+    assert ask(unit, "IDN?") == "OK ACME,TOASTER,1,1.0,TOAST/1"
+    unit.faults.clear()
+    unit.faults.add(Fault.WRONG_FIRMWARE)
+    assert ask(unit, "IDN?").endswith(",99.99,GTX/1")
+    unit.faults.clear()
+    unit.faults.add(Fault.CLOCK_UNLOCK)
+    assert ask(unit, "STAT?").endswith("clock=free alarms=02")
+    unit.faults.clear()
+    assert ask(unit, "STAT?").endswith("clock=locked alarms=02")
+    unit.faults.add(Fault.STUCK_VALUE)
+    before = ask(unit, "CONF? pulse_rate_hz")
+    assert ask(unit, "CONF pulse_rate_hz 1000000") == before
+
+
+def test_conditions_are_declared_to_the_world():
+    world = World(seed=5)
+    unit = EmulatedGenericTx(world)
+    assert world.conditions == EmulatedGenericTx.conditions
+    world.set_condition("laser_temperature_c", 60.0)
+    assert " laser_temperature_c=60 " in ask(unit, "MON?")
+    unit.receive(b"ARM\n")
+    assert ask(unit, "START").startswith("ERR 6 ")
