@@ -13,7 +13,9 @@ from qkdhw.errors import CommandRefusedError, ConfigurationError, QkdhwError, Un
 from qkdhw.model import UnitInfo, UnitStatus
 from qkdhw_emulators.conformance.subject import NotApplicableError, Subject, require
 
-SUFFIX_OF_UNIT = {"": "", "%": "percent", "°": "deg", "°C": "c", "µA": "ua"}
+SUFFIX_OF_UNIT = {
+    "": "", "%": "percent", "°": "deg", "°/s": "deg_per_s", "°/s²": "deg_per_s2", "°C": "c", "µA": "ua",
+}  # fmt: skip
 
 
 def check_identity(subject: Subject) -> None:
