@@ -287,6 +287,9 @@ class Instrument:
                 f"{where} is {got!r} after the unit was told {value!r}", remedy="check the unit's state; restart it"
             )
         self._applied[setting.name, channel] = got if setting.relative_step else value
+        for name in setting.affects:
+            if self._applied.pop((name, channel), None) is not None:
+                self._applied[name, channel] = self._read_value(self._settings[name], channel)
         return got
 
     def _plan(self, settings: Mapping[str, Any]) -> list[tuple[Setting[Any], int | None, Any]]:
