@@ -257,13 +257,21 @@ class EventStream:
         try:
             while self._wait_for_room():
                 buffer = self._free.get()
-                block = self._fill(self._filling, buffer) if self._filling and buffer else self._read_block()
-                tally.tally_events(block.time_ticks, block.kind, self._tally, self._last_ticks)
-                self._missed += block.missed
-                self._ready.put(_Filled(block, buffer))
+                if self._filling is None or buffer is None:
+                    self._hand_out(self._read_block(), buffer)
+                    continue
+                try:
+                    self._fill(self._filling, buffer)
+                finally:  # what came before an error is handed out too
+                    self._hand_out(buffer.block(self._filling.tick_ps), buffer)
         except Exception as error:  # noqa: BLE001 - whatever ends the thread is raised where its data is awaited
             self._failure = _Failure(error)
             self._ready.put(self._failure)
+
+    def _hand_out(self, block: DetectionBlock, buffer: EventBuffer | None) -> None:
+        tally.tally_events(block.time_ticks, block.kind, self._tally, self._last_ticks)
+        self._missed += block.missed
+        self._ready.put(_Filled(block, buffer))
 
     def _wait_for_room(self) -> bool:
         """Wait for room in the ring; False when the stream shall end."""
@@ -279,7 +287,7 @@ class EventStream:
             if len(block) or time.monotonic() >= until_s or self._stopping.wait(NAP_S):
                 return block
 
-    def _fill(self, unit: FillingTagger, buffer: EventBuffer) -> DetectionBlock:
+    def _fill(self, unit: FillingTagger, buffer: EventBuffer) -> None:
         """Fill a buffer until there is no room, its first event has waited long enough, or none has come."""
         size, until_s = buffer.time_ticks.shape[0], time.monotonic() + self._timeout_s
         buffer.filled = buffer.missed = 0
@@ -293,4 +301,3 @@ class EventStream:
                 until_s = now_s + LATENCY_S
             if buffer.filled - before < size // 8:
                 self._stopping.wait(NAP_S)
-        return buffer.block(unit.tick_ps)

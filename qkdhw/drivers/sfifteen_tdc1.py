@@ -376,7 +376,8 @@ class SFifteenTdc1(TextInstrument):
 
     @property
     def _gate_ms(self) -> int:
-        return int(self._applied.get(("gate_time_ms", None), 1000))
+        gate_ms: int = self._applied.get(("gate_time_ms", None), 1000)
+        return gate_ms
 
     def _count(self, mode: str, n_counts: int) -> tuple[int, ...]:
         gate_s = self._gate_ms / 1000.0
