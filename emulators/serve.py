@@ -25,6 +25,7 @@ from qkdhw_emulators.servers.hislip import HislipServer
 from qkdhw_emulators.servers.rfc2217 import Rfc2217Server
 from qkdhw_emulators.servers.stream import StreamServer
 from qkdhw_emulators.servers.vxi11 import Vxi11Server
+from qkdhw_emulators.servers.zeromq import ZmqServer
 from qkdhw_emulators.units.generic_tx import EmulatedGenericTx
 from qkdhw_emulators.units.sfifteen_tdc1 import EmulatedSFifteenTdc1
 from qkdhw_emulators.world import World
@@ -106,6 +107,7 @@ class ServedOn(StrEnum):
     RFC2217 = "rfc2217"
     USB = "usb"
     USBTMC = "usbtmc"
+    ZMQ = "zmq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,8 @@ def serve_at(url: str, line: Line) -> Iterator[str]:
     """Serve a unit at exactly this address, which must be this machine's and free.
 
     Args:
-        url: tcp://127.0.0.1:PORT, serial:///PATH (a symbolic link to a terminal is made there) or emu://.
+        url: tcp://127.0.0.1:PORT, zmq://127.0.0.1:PORT, serial:///PATH (a symbolic link to a terminal is made there)
+            or emu://.
         line: The line to the unit.
 
     Yields:
@@ -173,9 +176,10 @@ def serve_at(url: str, line: Line) -> Iterator[str]:
     parts = urlsplit(url)
     if parts.hostname not in {None, "127.0.0.1", "localhost"} and parts.scheme != "emu":
         raise ConfigurationError(f"{url} is not on this machine", remedy="Write 127.0.0.1 to have the unit emulated.")
-    transport = {"serial": ServedOn.PTY, "tcp": ServedOn.TCP, "emu": ServedOn.EMU}.get(parts.scheme)
+    served = {"serial": ServedOn.PTY, "tcp": ServedOn.TCP, "zmq": ServedOn.ZMQ, "emu": ServedOn.EMU}
+    transport = served.get(parts.scheme)
     if transport is None:
-        raise ConfigurationError(f"{url} cannot be served", remedy="Use a tcp://, serial:// or emu:// address.")
+        raise ConfigurationError(f"{url} cannot be served", remedy="Use a tcp://, zmq://, serial:// or emu:// address.")
     port = parts.port if parts.scheme != "emu" else None
     with ExitStack() as stack:
         yield _put_on(stack, transport, line, port or 0, Path(parts.path) if parts.scheme == "serial" else None)
@@ -186,7 +190,7 @@ def _put_on(stack: ExitStack, transport: ServedOn, line: Line, port: int, path: 
         return stack.enter_context(registered(line))
     if transport in {ServedOn.USB, ServedOn.USBTMC}:
         return stack.enter_context(_plugged_in(line, transport))
-    if transport in {ServedOn.HISLIP, ServedOn.VXI11, ServedOn.RFC2217}:
+    if transport in {ServedOn.HISLIP, ServedOn.VXI11, ServedOn.RFC2217, ServedOn.ZMQ}:
         return _put_on_network(stack, transport, line, port)
     server = StreamServer()
     stack.callback(server.close)
@@ -216,6 +220,8 @@ def _free_port(aboves: list[int]) -> int:
 def _put_on_network(stack: ExitStack, transport: ServedOn, line: Line, port: int) -> str:
     if transport is ServedOn.RFC2217:
         return stack.enter_context(Rfc2217Server(line, line.world, port=port)).url
+    if transport is ServedOn.ZMQ:
+        return stack.enter_context(ZmqServer(line, port=port)).url
     if transport is ServedOn.HISLIP:
         return f"visa://{stack.enter_context(HislipServer(line, line.world, port=port)).resource}"
     return f"visa://{stack.enter_context(Vxi11Server(line, line.world, port=port)).resource}"
