@@ -23,6 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 KERNELS = {path.stem for path in (ROOT / "ext").glob("*.pyx")}
 IGNORED = ("build", "dist", "*.egg-info", "*.so", "__pycache__", ".[!c]*", "demo-run", "demo-report.html")
 BUILD_TIMEOUT_S = 500
+UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -37,10 +38,9 @@ class Built:
 
     def run(self, *command: object) -> subprocess.CompletedProcess[str]:
         """Run something outside of the tree, with the installed wheel before all else."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
         return subprocess.run(
             [str(word) for word in command],
-            cwd=self.site.parent, env=environment | {"PYTHONPATH": str(self.site)},
+            cwd=self.site.parent, env=UNMEASURED | {"PYTHONPATH": str(self.site)},
             capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False,
         )  # fmt: skip
 
@@ -52,7 +52,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     (place / "jobs.cfg").write_text(f"[build_ext]\nparallel = {os.cpu_count()}\n")
     done = subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", place / "dist", place / "tree"],
-        env=os.environ | {"DIST_EXTRA_CONFIG": str(place / "jobs.cfg"), "CFLAGS": "-g0"},
+        env=UNMEASURED | {"DIST_EXTRA_CONFIG": str(place / "jobs.cfg"), "CFLAGS": "-g0"},
         capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -60,8 +60,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     (wheel,) = (place / "dist").glob("*.whl")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
     subprocess.run(
-        [*install, "--disable-pip-version-check", "--target", place / "site", wheel], check=True, timeout=120
-    )
+        [*install, "--disable-pip-version-check", "--target", place / "site", wheel],
+        env=UNMEASURED, check=True, timeout=120,
+    )  # fmt: skip
     return Built(sdist, wheel, place / "site")
 
 

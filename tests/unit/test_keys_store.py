@@ -166,7 +166,7 @@ def test_a_key_id_is_used_once(store):
         store.put(key_id=key_id, link="east", block_id=8, key=key, metadata={})
 
 
-@pytest.mark.parametrize("key_id", ["", "1", str(uuid.uuid4()).upper().replace("1", "A"), "' OR 1=1 --"])
+@pytest.mark.parametrize("key_id", ["", "1", "6A5BFEFA-752F-48AF-8409-25C3A8674B73", "' OR 1=1 --"])
 def test_key_ids_have_one_spelling(store, key_id):
     with SecretBuffer(32) as key, pytest.raises(ValueError, match=r"UUID|badly formed"):
         store.put(key_id=key_id, link="east", block_id=8, key=key, metadata={})
