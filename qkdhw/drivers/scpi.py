@@ -11,8 +11,7 @@ from typing import ClassVar
 
 from qkdhw.drivers.instrument import ErrorStyle
 from qkdhw.drivers.text_instrument import TextInstrument, shown
-from qkdhw.errors import CommandRefusedError, UnitError, WireFormatError
-from qkdhw.model import UnitInfo
+from qkdhw.errors import CommandRefusedError, WireFormatError
 
 QUEUE_LIMIT = 32
 _ERROR = re.compile(r'([+-]?[0-9]{1,5})(?:,"(.*)")?')
@@ -23,28 +22,13 @@ class ScpiInstrument(TextInstrument):
 
     error_style: ClassVar[ErrorStyle] = ErrorStyle.SCPI_QUEUE
     schemes: ClassVar[tuple[str, ...]] = ("visa", "tcp", "serial")
-    idn_pattern: ClassVar[str] = ""
-    """Regular expression that the answer to *IDN? matches, without case."""
     error_query: ClassVar[str] = "SYST:ERR?"
-
-    def _is_challenge_answer(self, line: str) -> bool:
-        return line.count(",") == 3 and bool(re.search(self.idn_pattern, line, re.IGNORECASE))
 
     def _synchronise(self) -> None:
         """As for text, and empty the error queue."""
         if self._link.generation > 1 or not self._link.fresh_when_reopened:
             super()._synchronise()
         self._write_line("*CLS")
-
-    def _identify(self) -> UnitInfo:
-        answer = self._ask("*IDN?")
-        if not self._is_challenge_answer(answer):
-            raise UnitError(
-                f"this is not a {self.vendor} {self.model}: *IDN? was answered by {shown(answer)}",
-                remedy="check the address and the driver name",
-            )
-        vendor, model, serial_number, firmware = (field.strip() for field in answer.split(","))
-        return UnitInfo(vendor, model, serial_number, firmware)
 
     def _tell(self, command: str) -> None:
         """Send a command and look into the error queue.

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from qkdhw.drivers.instrument import Instrument
 from qkdhw.drivers.setting import Setting, Value
-from qkdhw.errors import TransportTimeoutError, WireFormatError
+from qkdhw.errors import CommandRefusedError, TransportTimeoutError, UnitError, WireFormatError
+from qkdhw.model import UnitInfo
 
 LINE_LIMIT_BYTES = 65536
 QUIET_S = 0.05  # answers that were on their way follow each other without a pause
@@ -23,10 +24,25 @@ class TextInstrument(Instrument):
     reply_end: ClassVar[bytes] = b"\n"
     challenge: ClassVar[str] = "*IDN?"
     """A query without side effects whose answer is like no other's: what comes before it is old."""
+    idn_pattern: ClassVar[str] = ""
+    """Regular expression that is found in the answer to *IDN?, without case."""
+    done: ClassVar[str] = ""
+    """The answer to a command that was carried out; "" if commands are not answered."""
+    refusal: ClassVar[str] = ""
+    """What an answer begins with that says no; "" if there is no such answer."""
 
     def _is_challenge_answer(self, line: str) -> bool:
-        """Say whether a line is the answer to `challenge`."""
-        raise NotImplementedError
+        """Say whether a line is the answer to `challenge`: here, the four fields of *IDN?."""
+        return line.count(",") == 3 and bool(re.search(self.idn_pattern, line, re.IGNORECASE))
+
+    def _identify(self) -> UnitInfo:
+        answer = self._ask("*IDN?")
+        if not self._is_challenge_answer(answer):
+            raise UnitError(
+                f"this is not a {self.vendor} {self.model}: *IDN? was answered by {shown(answer)}",
+                remedy="check the address and the driver name",
+            )
+        return UnitInfo(*(field.strip() for field in answer.split(",")))
 
     def _synchronise(self) -> None:
         """Ask the challenge and skip what comes before its answer and right after it."""
@@ -53,15 +69,36 @@ class TextInstrument(Instrument):
         """Send a query and return its answer's line. The link must be held.
 
         Something that lies in the input unasked for means that unit and driver are out of step.
+
+        Raises:
+            CommandRefusedError: The answer is a `refusal`.
         """
         if self._link.discard_input():
             self._synchronise()
         self._write_line(command)
-        return self._read_line(self._timeout_s if timeout_s is None else timeout_s)
+        answer = self._read_line(self._timeout_s if timeout_s is None else timeout_s)
+        if self.refusal and answer.startswith(self.refusal):
+            raise CommandRefusedError(
+                f"{self.model} refused {command!r}: {shown(answer)}",
+                command=command,
+                code=answer.removeprefix(self.refusal).strip(),
+                remedy="check the value and the unit's state",
+            )
+        return answer
 
     def _tell(self, command: str) -> None:
-        """Send a command that is not answered. The link must be held; a driver checks afterwards for errors."""
-        self._write_line(command)
+        """Send a command and, if the unit answers commands, see that it is `done`. The link must be held.
+
+        If it does not answer them, a driver checks afterwards for errors.
+
+        Raises:
+            CommandRefusedError: The unit says no.
+            WireFormatError: It says something else than `done`.
+        """
+        if not self.done:
+            self._write_line(command)
+        elif (answer := self._ask(command)) != self.done:
+            raise WireFormatError(f"{command} was answered by {shown(answer)}, not by {self.done}")
 
     def _write_line(self, command: str) -> None:
         self._link.write(command.encode("ascii") + self.command_end, timeout_s=self._timeout_s)
