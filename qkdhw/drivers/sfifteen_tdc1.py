@@ -42,6 +42,7 @@ LINE_LIMIT_BYTES = 1024
 RECEIVE_BYTES = 1 << 18
 FIFO_OVERFLOW = 0x10  # STATUS? bit
 SILENCE_S = 0.2  # after this long without data the host software sends INPKT: the unit hands over a part-filled packet
+GATHER_S = 0.005  # a unit that never pauses does not keep its reader waiting
 IDLE_S = 0.15  # an idle unit is silent; a streaming one sends a dummy at least every 140 ms
 PAIRS = ((1, 3), (1, 4), (2, 3), (2, 4))
 CLOCKS = ("auto", "external", "internal")  # by the numbers of REFCLK
@@ -256,7 +257,7 @@ class SFifteenTdc1(TextInstrument):
             super().close()
 
     def _receive(self, deadline_s: float) -> None:
-        """Wait for a word and take with it what is there already."""
+        """Wait for a word and take with it what is there already, or comes in the next moment."""
         while len(self._received) < 4:
             left_s = max(0.0, deadline_s - time.monotonic())
             got = self._received.fill(self._link, timeout_s=min(left_s, SILENCE_S))
@@ -265,7 +266,8 @@ class SFifteenTdc1(TextInstrument):
             if not got:
                 self._tell("inpkt")
                 self._counters["flushes"] += 1
-        while self._received.fill(self._link, timeout_s=0.0):
+        until_s = time.monotonic() + GATHER_S
+        while self._received.fill(self._link, timeout_s=0.0) and time.monotonic() < until_s:
             pass
 
     def _decode(self, buffer: EventBuffer) -> int:
