@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from typing import Any, ClassVar
@@ -159,7 +160,10 @@ def number_of(text: str) -> float:
     """Return a decimal number as instruments write it; ValueError for anything else, NaN and infinity included."""
     if not _NUMBER.fullmatch(text):
         raise ValueError("not a number")
-    return float(text)
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("too large")
+    return value
 
 
 def whole_number_of(text: str) -> int:
