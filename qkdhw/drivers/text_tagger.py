@@ -88,9 +88,10 @@ class TextTagger(TextInstrument):
         return EventStream(self, max_events=max_events, buffer_events=buffer_events, timeout_s=timeout_s)
 
     def close(self) -> None:
-        """Stop what runs and close the transport."""
+        """Stop the stream that was started here, and close the transport."""
         try:
-            with contextlib.suppress(QkdhwError):  # the link may be gone
-                self.stop()
+            if self._applied.get(("running", None)):
+                with contextlib.suppress(QkdhwError):  # the link may be gone
+                    self.stop()
         finally:
             super().close()
