@@ -18,8 +18,15 @@ from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from qkdhw.errors import ConfigurationError, NotSupportedError, TransportClosedError
+from qkdhw.errors import (
+    ConfigurationError,
+    NotSupportedError,
+    TransportClosedError,
+    TransportError,
+    TransportTimeoutError,
+)
 from qkdhw_emulators.line import Line
+from qkdhw_emulators.servers.usb_unit import UsbGoneError, UsbNotReadyError, UsbStallError
 from qkdhw_emulators.world import VirtualClock, World
 
 FORM = "Write emu://NAME?seed=1&pace=none&fault=drop, or emu://#LABEL for a unit that is served in this process."
@@ -122,6 +129,7 @@ class EmulatedWire:
         self.keeps_messages = line.keeps_messages
         self._line = line
         self._pieces: deque[bytes] = deque()
+        self._pipes: dict[int, EmulatedWire] = {}
         self._open = True
         with line.world:
             line.disconnected()
@@ -154,15 +162,26 @@ class EmulatedWire:
 
     def control_in(self, request_type: int, request: int, value: int, index: int, size: int, timeout_s: float) -> bytes:
         """USB control transfer to the host, of a unit that has one."""
-        with self._line.world:
+        with self._line.world, _as_usb_link():
             return bytes(self._usb().control_in(request_type, request, value, index, size))
 
     def control_out(
         self, request_type: int, request: int, value: int, index: int, data: bytes, timeout_s: float
     ) -> None:
         """USB control transfer to the unit, if it has one."""
-        with self._line.world:
+        with self._line.world, _as_usb_link():
             self._usb().control_out(request_type, request, value, index, data)
+
+    def read_pipe(self, pipe: int, limit: int, timeout_s: float) -> bytes:
+        """Read from the pipe with this address: the unit's further port of that name, such as "0x82"."""
+        if not self._open:
+            raise self._closed()
+        if pipe not in self._pipes:
+            name = f"{pipe:#04x}"
+            if name not in self._line.further:
+                raise NotSupportedError(f"this emulated unit has no pipe {name}")
+            self._pipes[pipe] = EmulatedWire(self._line.further[name][0])
+        return self._pipes[pipe].receive(limit, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Close it."""
@@ -191,3 +210,18 @@ class EmulatedWire:
 
     def _closed(self) -> TransportClosedError:
         return TransportClosedError("the emulated unit hung up", remedy="open it again")
+
+
+@contextmanager
+def _as_usb_link() -> Iterator[None]:
+    """Turn what a unit does to a control transfer into the errors of a usb:// link."""
+    try:
+        yield
+    except UsbStallError as error:
+        raise TransportError(
+            "the emulated unit refused a transfer", remedy="check that it is the right unit"
+        ) from error
+    except UsbNotReadyError as error:
+        raise TransportTimeoutError("the emulated unit took no transfer", remedy="check its faults") from error
+    except UsbGoneError as error:
+        raise TransportClosedError("the emulated unit is gone", remedy="open it again") from error

@@ -83,6 +83,10 @@ class Transport(Protocol):
         """Write by a USB control transfer; NotSupportedError on anything but USB."""
         ...
 
+    def read_pipe(self, pipe: int, limit: int, *, timeout_s: float = 1.0) -> bytes:
+        """Do as `read_available` on a further USB bulk pipe; NotSupportedError on anything but USB."""
+        ...
+
     def exchange(self, resynchronise: Callable[[], None], *, timeout_s: float = 5.0) -> AbstractContextManager[None]:
         """Own the link for one write-and-read; after a failed one, `resynchronise` is called before the next."""
         ...

@@ -14,7 +14,8 @@ class UsbBulk:
     """Serves a line as a USB device; a `UsbUnit` for `UsbBus.plug`.
 
     Args:
-        line: The line to the unit. Control transfers go to the unit's own `control_in` and `control_out`.
+        line: The line to the unit. Control transfers go to the unit's own `control_in` and `control_out`. A further
+            port whose name is the address of a pipe, such as "0x82", is behind that pipe.
         descriptor: Who the unit says it is.
     """
 
@@ -22,6 +23,7 @@ class UsbBulk:
         self.descriptor = descriptor
         self._line = line
         self._unit: Any = line.unit
+        self._further = {int(name, 16): (further, bytearray()) for name, (further, _) in line.further.items()}
         self._waiting = bytearray()
         self._gone = False
 
@@ -31,19 +33,24 @@ class UsbBulk:
         self._gone = False
         self._line.disconnected()
         self._line.connected()
+        for further, waiting in self._further.values():
+            waiting.clear()
+            further.disconnected()
+            further.connected()
 
     def bulk_in(self, endpoint: int, size: int) -> bytes | None:
         """Return what the unit has for the host."""
-        if not self._waiting and not self._gone:
-            for delivery in self._line.take(size):
-                self._waiting += delivery.data
+        line, waiting = self._further.get(endpoint, (self._line, self._waiting))
+        if not waiting and not self._gone:
+            for delivery in line.take(size):
+                waiting += delivery.data
                 self._gone = self._gone or delivery.hang_up
-        if not self._waiting:
+        if not waiting:
             if self._gone:
                 raise UsbGoneError
-            self._line.wait_s()  # moves a clock on that jumps over waits
-        data = bytes(self._waiting[:size])
-        del self._waiting[:size]
+            line.wait_s()  # moves a clock on that jumps over waits
+        data = bytes(waiting[:size])
+        del waiting[:size]
         return data
 
     def bulk_out(self, endpoint: int, data: bytes) -> None:

@@ -60,6 +60,10 @@ class UsbWire(Wire, Protocol):
         """Write by a control transfer."""
         ...
 
+    def read_pipe(self, pipe: int, limit: int, timeout_s: float) -> bytes:
+        """Read at most `limit` bytes from the bulk pipe with this address, b"" at the deadline."""
+        ...
+
 
 @runtime_checkable
 class FillingWire(Wire, Protocol):
@@ -299,6 +303,10 @@ class ByteLink:
     ) -> None:
         """Write by a USB control transfer."""
         self._usb().control_out(request_type, request, value, index, data, timeout_s)
+
+    def read_pipe(self, pipe: int, limit: int, *, timeout_s: float = 1.0) -> bytes:
+        """Do as `read_available` on a further USB bulk pipe of the unit."""
+        return self._usb().read_pipe(pipe, limit, timeout_s)
 
     def discard_input(self) -> int:
         """Throw away what has arrived and return how many bytes that was."""

@@ -67,7 +67,7 @@ class UsbWire:
     def __init__(self, address: UsbAddress) -> None:
         self._address = address
         self._lock = threading.Lock()  # a transfer under way must end before the device is closed
-        self._surplus = bytearray()
+        self._surplus: dict[int, bytearray] = {}  # what packets were longer than asked for, by pipe
         self._device: Any = None
         try:
             import usb.core
@@ -81,15 +81,13 @@ class UsbWire:
 
     def receive(self, limit: int, *, timeout_s: float) -> bytes:
         """Return 1..limit bytes as soon as there are any, b"" at the deadline; TransportClosedError at the end."""
-        deadline_s = time.monotonic() + timeout_s
-        while not self._surplus:
-            left_s = max(0.0, deadline_s - time.monotonic())
-            self._surplus += self._read(limit, min(left_s, SLICE_S))
-            if not self._surplus and time.monotonic() >= deadline_s:
-                break
-        data = bytes(self._surplus[:limit])
-        del self._surplus[:limit]
-        return data
+        if self._in is None:
+            raise NotSupportedError(f"{self._address} has no bulk pipe to read from")
+        return self._receive_from(self._in, limit, timeout_s)
+
+    def read_pipe(self, pipe: int, limit: int, timeout_s: float) -> bytes:
+        """Read at most `limit` bytes from the bulk pipe with this address, b"" at the deadline."""
+        return self._receive_from(self._pipe(self._pipes, pipe, TO_HOST), limit, timeout_s)
 
     def send(self, data: memoryview, *, timeout_s: float) -> int:
         """Send what fits before the deadline and return how many bytes that was."""
@@ -147,9 +145,9 @@ class UsbWire:
         self._usb.util.claim_interface(device, address.interface)
         if len(settings) > 1:
             device.set_interface_altsetting(address.interface, chosen.bAlternateSetting)
-        pipes = _bulk_pipes(chosen)
-        self._in = self._pipe(pipes, address.bulk_in, TO_HOST)
-        self._out = self._pipe(pipes, address.bulk_out, 0)
+        self._pipes = _bulk_pipes(chosen)
+        self._in = self._pipe(self._pipes, address.bulk_in, TO_HOST)
+        self._out = self._pipe(self._pipes, address.bulk_out, 0)
 
     def _pipe(self, pipes: list[Any], wanted: int | None, direction: int) -> Any:
         """Return the pipe with this address, or the first one in this direction; None if there is none."""
@@ -162,13 +160,23 @@ class UsbWire:
         there_are = ", ".join(hex(each.bEndpointAddress) for each in candidates) or "none"
         raise TransportError(f"{self._address} has no bulk pipe {wanted:#x}", remedy=f"that way it has: {there_are}")
 
-    def _read(self, limit: int, timeout_s: float) -> bytes:
-        if self._in is None:
-            raise NotSupportedError(f"{self._address} has no bulk pipe to read from")
-        packet = self._in.wMaxPacketSize
+    def _receive_from(self, pipe: Any, limit: int, timeout_s: float) -> bytes:
+        deadline_s = time.monotonic() + timeout_s
+        surplus = self._surplus.setdefault(pipe.bEndpointAddress, bytearray())
+        while not surplus:
+            left_s = max(0.0, deadline_s - time.monotonic())
+            surplus += self._read(pipe, limit, min(left_s, SLICE_S))
+            if not surplus and time.monotonic() >= deadline_s:
+                break
+        data = bytes(surplus[:limit])
+        del surplus[:limit]
+        return data
+
+    def _read(self, pipe: Any, limit: int, timeout_s: float) -> bytes:
+        packet = pipe.wMaxPacketSize
         size = -(-min(limit, TRANSFER_BYTES) // packet) * packet  # whole packets: a longer one would be an overflow
         with self._transfer(), contextlib.suppress(self._usb.core.USBTimeoutError):
-            return bytes(self._device.read(self._in.bEndpointAddress, size, _ms(timeout_s)))
+            return bytes(self._device.read(pipe.bEndpointAddress, size, _ms(timeout_s)))
         return b""
 
     @contextlib.contextmanager
