@@ -91,6 +91,14 @@ class Recorder:
         over = self.world.clock.pace is None or self.begun_ps + index * self.period_ps + self.width_ps <= self.now_ps()
         return self.width_ps if over else None
 
+    @property
+    def over(self) -> int:
+        """How many sub-acquisitions of the record are over."""
+        if self.begun_ps is None or self.world.clock.pace is None:
+            return self.played or 0
+        since_ps = self.now_ps() - self.begun_ps
+        return self.played if self.played is not None else max(0, since_ps - self.width_ps) // self.period_ps
+
     def wait_s(self, index: int) -> float | None:
         """Return the bench seconds until a sub-acquisition is over, or None: it never will be."""
         if not self.playing or self.begun_ps is None or (self.number is not None and index >= self.number):
@@ -185,16 +193,16 @@ class EmulatedRawStream:
         """Return what the service says of the acquisition."""
         inactivity_s = self._unit.world.now_s() - self._active_s
         return {
-            "acquisitions_count": self.index, "errors": [{"description": each} for each in self._errors],
+            "acquisitions_count": self._sub_acquisitions, "errors": [{"description": each} for each in self._errors],
             "inactivity": round(inactivity_s, 3), "timestamps_count": self._timestamps,
         }  # fmt: skip
 
     def _forget(self) -> None:
-        self.index = 0
-        self._timestamps = 0
+        self.index = self._unit.recorder.over
+        self._sub_acquisitions = self._timestamps = 0
         self._errors: list[str] = []
         self._message: bytes | None = None
-        self._active_s = self._unit.world.now_s() if hasattr(self._unit, "world") else 0.0
+        self._active_s = self._unit.world.now_s()
 
     def _flows(self) -> bool:
         unit = self._unit
@@ -211,6 +219,7 @@ class EmulatedRawStream:
         if Fault.NON_MONOTONE in faults and len(times) > 2:
             times[1], times[2] = times[2], times[1]
         self.index += 1
+        self._sub_acquisitions += 1
         self._timestamps += len(times)
         self._active_s = unit.world.now_s()
         reference = unit.reference(self.channel)

@@ -177,6 +177,7 @@ class EmulatedIdqId900:
         self.world.declare(self.conditions)
         self.faults = FaultSwitches(faults, rng=self.world.rng("faults"))
         self._rng = self.world.rng("unit")
+        self.recorder = Recorder(self.world)
         self._streams = {channel: EmulatedRawStream(channel, self) for channel in CHANNELS}
         data_link = EmulatedDataLink(self._streams, self.faults)
         self.further_ports: dict[str, tuple[EmulatedUnit, int]] = {
