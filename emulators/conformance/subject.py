@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from qkdhw.drivers import open_unit
 from qkdhw.drivers.setting import Setting, settings_of
+from qkdhw.transport import open_transport
 from qkdhw_emulators.serve import ServedUnit
 
 
@@ -42,7 +42,12 @@ class Subject:
 
     def open(self) -> Any:
         """Open the unit."""
-        return open_unit(self.name, self.url, timeout_s=self.timeout_s, **(self.options or {}))
+        link = open_transport(self.url, timeout_s=self.timeout_s)
+        try:
+            return self.driver(link, timeout_s=self.timeout_s, **(self.options or {}))
+        except BaseException:
+            link.close()
+            raise
 
     @property
     def settings(self) -> dict[str, Setting[Any]]:
