@@ -1,0 +1,72 @@
+"""A unit whose cable is pulled: no byte says so, and still it is noticed long before the time-out of an answer."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from qkdhw import open_unit
+from qkdhw.errors import TransportClosedError
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="making a network needs root and iproute2"
+)
+UNIT = "10.77.31.2"
+ANSWER_TIMEOUT_S = 30.0
+SERVER = f"""
+import sys
+from qkdhw_emulators.in_process import make_unit
+from qkdhw_emulators.line import Line
+from qkdhw_emulators.servers.stream import StreamServer
+from qkdhw_emulators.world import World
+server = StreamServer()
+world = World()
+print(server.add_tcp(Line(make_unit("agilent-8156a", world), world), host="{UNIT}"), flush=True)
+server.start()
+sys.stdin.read()
+server.close()
+"""
+
+
+def ip(*words):
+    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True, timeout=10)
+
+
+@pytest.fixture
+def network():
+    """A network of one cable from this host to the unit's; yields the name of the unit's."""
+    name = f"qkdhw{os.getpid() % 100000}"
+    try:
+        ip("netns", "add", name)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+    try:
+        ip("link", "add", f"{name}a", "type", "veth", "peer", "name", f"{name}b", "netns", name)
+        ip("addr", "add", "10.77.31.1/30", "dev", f"{name}a")
+        ip("link", "set", f"{name}a", "up")
+        ip("-n", name, "addr", "add", f"{UNIT}/30", "dev", f"{name}b")
+        ip("-n", name, "link", "set", f"{name}b", "up")
+        yield name
+    finally:
+        ip("netns", "del", name)
+
+
+def test_a_pulled_cable_is_noticed_while_an_answer_is_awaited(network):
+    command = ["ip", "netns", "exec", network, sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        url = server.stdout.readline().strip()
+        with open_unit("agilent-8156a", url, timeout_s=ANSWER_TIMEOUT_S) as unit:
+            assert unit.attenuation_db == 0.0
+            ip("-n", network, "link", "set", f"{network}b", "down")
+            begun_s = time.monotonic()
+            with pytest.raises(TransportClosedError), unit._exchange():
+                unit._ask(":INP:ATT?")
+            noticed_s = time.monotonic() - begun_s
+            ip("-n", network, "link", "set", f"{network}b", "up")
+            assert unit.attenuation_db == 0.0
+        server.stdin.close()
+    print(f"noticed after {noticed_s:.2f} s")
+    assert noticed_s < ANSWER_TIMEOUT_S / 5  # by the connection, not by the time-out
