@@ -15,7 +15,9 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +66,7 @@ class LinkRun:
         self._has_transmitter, self._has_receiver = transmitter, receiver
         self._transmitter_mark = self._receiver_mark = False
         self._settings = parameters
+        self._receiver_settings: Mapping[str, Any] = {}
         self._transmitting = False
         self._model: LinkModel | None = None
         self._light = False
@@ -85,9 +88,14 @@ class LinkRun:
         """STOP: no more pulses; records stay."""
         self._transmitting = self._transmitter_mark = self._light = False
 
-    def start_receiver(self) -> None:
-        """Begin a stream of detection events; the old one, if any, is over."""
+    def start_receiver(self, settings: Mapping[str, Any] | None = None) -> None:
+        """Begin a stream of detection events; the old one, if any, is over.
+
+        Args:
+            settings: Parameters of the link that the receiver sets itself, by name, such as `dead_time_ns`.
+        """
         self.stop_receiver()
+        self._receiver_settings = dict(settings or {})
         self._receiver_mark = True
         self._begin_if_both()
 
@@ -116,7 +124,7 @@ class LinkRun:
 
         Rates are averages: Poisson light and dark counts through non-paralysable dead time.
         """
-        p = self._settings
+        p = replace(self._settings, **self._receiver_settings)
         mean_photons = float(np.dot(p.mean_photon_number, p.intensity_probability)) if self._transmitting else 0.0
         light_hz = p.pulse_rate_hz * mean_photons * p.transmittance * p.detector_efficiency
         key = p.receiver_key_basis_probability
@@ -136,7 +144,8 @@ class LinkRun:
             return
         self._transmitter_mark = self._receiver_mark = False
         self._clear_events()
-        self._model = LinkModel(self._settings, seed=self.seed, run=self._runs)
+        parameters = replace(self._settings, **self._receiver_settings)
+        self._model = LinkModel(parameters, seed=self.seed, run=self._runs)
         self._runs += 1
         self._light = self._has_transmitter
         self._begun_s = self._now_s()

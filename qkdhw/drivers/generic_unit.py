@@ -173,7 +173,12 @@ class GenericUnit(Instrument):
         return reply[3:]
 
     def _ask_packed(
-        self, command: str, header: re.Pattern[str], size_bytes: Callable[[re.Match[str]], int]
+        self,
+        command: str,
+        header: re.Pattern[str],
+        size_bytes: Callable[[re.Match[str]], int],
+        *,
+        crc_of_line: bool = False,
     ) -> tuple[re.Match[str], memoryview]:
         """Ask for binary data with a CRC, again if the CRC is wrong: such a request may be repeated.
 
@@ -181,6 +186,7 @@ class GenericUnit(Instrument):
             command: The command.
             header: What the answer's line must look like.
             size_bytes: Says from the line how many bytes follow, without the CRC; WireFormatError if it cannot be.
+            crc_of_line: The CRC is over the line too.
         """
         for _ in range(CRC_ATTEMPTS):
             with self._exchange():
@@ -190,7 +196,8 @@ class GenericUnit(Instrument):
                     raise WireFormatError(f"{command} was answered by {len(line)} bytes that do not fit")
                 size = size_bytes(match)
                 data = memoryview(self._link.read_exactly(size + 4, timeout_s=self._timeout_s))
-            if zlib.crc32(data[:size]) == int.from_bytes(data[size:], "little"):
+            begun = zlib.crc32(f"OK {line}\n".encode()) if crc_of_line else 0
+            if zlib.crc32(data[:size], begun) == int.from_bytes(data[size:], "little"):
                 return match, data[:size]
         raise WireFormatError(
             f"the data that {command} asks for had a wrong CRC {CRC_ATTEMPTS} times",
