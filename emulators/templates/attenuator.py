@@ -11,7 +11,7 @@ from qkdhw_emulators.units.table_unit import Entry, TableUnit
 
 
 class AcmeVa2(TextInstrument):
-    """A VA2 as an `interfaces.Attenuator`; a context manager."""
+    """The VA2 as an `interfaces.Attenuator`; a context manager."""
 
     vendor = "Acme"
     model = "VA2"
@@ -39,7 +39,7 @@ class AcmeVa2(TextInstrument):
 
 
 class EmulatedAcmeVa2(TableUnit):
-    """A VA2: it keeps its numbers, rounded."""
+    """The VA2: it keeps its numbers, rounded."""
 
     identity = "Acme,VA2,0042,1.0"
     table: ClassVar[dict[str, Entry]] = {"ATT": Entry(0, 60, step=0.05), "WAV": Entry(1260, 1650, at_power_up=1550)}

@@ -13,7 +13,7 @@ from qkdhw_emulators.units.table_unit import Entry, TableUnit
 
 
 class AcmeLs4(TextInstrument):
-    """An LS4 as an `interfaces.PhotonSource`; a context manager that switches off the light which it switched on."""
+    """The LS4 as an `interfaces.PhotonSource`; a context manager that switches off the light which it switched on."""
 
     vendor = "Acme"
     model = "LS4"
@@ -60,7 +60,7 @@ class AcmeLs4(TextInstrument):
 
 
 class EmulatedAcmeLs4(TableUnit):
-    """An LS4 with its interlock, which switches the light off when it opens, and its temperature."""
+    """The LS4 with its interlock, which switches the light off when it opens, and its temperature."""
 
     identity = "Acme,LS4,0042,1.0"
     table: ClassVar[dict[str, Entry]] = {"POW": Entry(0, 20, step=0.01, at_power_up=1.0), "OUT": Entry(0, 1)}

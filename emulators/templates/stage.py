@@ -15,7 +15,7 @@ POLL_S = 0.02
 
 
 class AcmeMs1(TextInstrument):
-    """An MS1 as an `interfaces.PositionerStage`, in millimetres; a context manager."""
+    """The MS1 as an `interfaces.PositionerStage`, in millimetres; a context manager."""
 
     vendor = "Acme"
     model = "MS1"
@@ -67,7 +67,7 @@ class AcmeMs1(TextInstrument):
 
 
 class EmulatedAcmeMs1(TableUnit):
-    """An MS1 that moves by the bench's clock, and refuses to before it was homed."""
+    """The MS1 that moves by the bench's clock, and refuses to before it was homed."""
 
     identity = "Acme,MS1,0042,1.0"
     table: ClassVar[dict[str, Entry]] = {"SPD": Entry(1, 100, at_power_up=100), "MOV": Entry(0, 50, step=0.001)}

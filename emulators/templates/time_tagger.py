@@ -17,7 +17,7 @@ from qkdhw_emulators.units.tagger_unit import TaggerUnit
 
 
 class AcmeRx9(TextTagger):
-    """An RX9 as an `interfaces.TimeTagger`; a context manager."""
+    """The RX9 as an `interfaces.TimeTagger`; a context manager."""
 
     vendor = "Acme"
     model = "RX9"
@@ -45,7 +45,7 @@ class AcmeRx9(TextTagger):
 
 
 class EmulatedAcmeRx9(TaggerUnit):
-    """An RX9 in steady light."""
+    """The RX9 in steady light."""
 
     identity = "Acme,RX9,0042,1.0"
     tick_ps = 81.0

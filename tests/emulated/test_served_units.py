@@ -14,12 +14,10 @@ import pytest
 
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.faults import Fault
-from qkdhw_emulators.optics.parameters import LinkParameters
 from qkdhw_emulators.serve import serve_link, serve_unit
 from qkdhw_emulators.units.generic_tx import EmulatedGenericTx
 from qkdhw_emulators.units.sfifteen_tdc1 import EmulatedSFifteenTdc1
 
-pytest_plugins = ["qkdhw_emulators.pytest_plugin"]
 TIMEOUT_S = 10.0
 
 
@@ -181,19 +179,6 @@ def test_symbolic_link_does_not_replace_a_file(tmp_path):
     with pytest.raises(ConfigurationError, match="symbolic link"), serve_link(seed=1, receiver_link=path):
         pass
     assert path.read_text() == "mine"
-
-
-def test_fixture(qkd_link):
-    with connect(qkd_link.transmitter_url) as tx:
-        tx.sendall(b"CONF? pulse_rate_hz\n")
-        assert line(tx) == b"OK 20000000\n"
-
-
-@pytest.mark.parametrize("qkd_link", [LinkParameters(pulse_rate_hz=10_000_000)], indirect=True)
-def test_fixture_with_parameters(qkd_link):
-    with connect(qkd_link.transmitter_url) as tx:
-        tx.sendall(b"CONF? pulse_rate_hz\n")
-        assert line(tx) == b"OK 10000000\n"
 
 
 def begin(*arguments, module="qkdhw_emulators.serve"):
