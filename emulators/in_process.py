@@ -137,20 +137,14 @@ class EmulatedWire:
 
     def receive(self, limit: int, *, timeout_s: float) -> bytes:
         """Return 1..limit bytes as soon as there are any, b"" at the deadline; TransportClosedError at the end."""
-        deadline_s = time.monotonic() + timeout_s
-        while True:
-            if self._pieces:
-                return self._next_piece(limit)
-            if not self._open:
-                raise self._closed()
-            with self._line.world:
-                self._fetch(limit)
-                wait_s = None if self._pieces else self._line.wait_s()
-            left_s = deadline_s - time.monotonic()
-            if not self._pieces and self._open:
-                if left_s <= 0:
-                    return b""
-                time.sleep(min(left_s, LONGEST_NAP_S if wait_s is None else min(wait_s, LONGEST_NAP_S)))
+        while self._wait_for_piece(limit, timeout_s):
+            if piece := self._next_piece(limit):
+                return piece
+        return b""
+
+    def receive_message(self, limit: int, *, timeout_s: float) -> bytes | None:
+        """Return the next message, which may be empty, or None at the deadline."""
+        return self._pieces.popleft() if self._wait_for_piece(limit, timeout_s) else None
 
     def send(self, data: memoryview, *, timeout_s: float) -> int:
         """Hand over everything."""
@@ -187,6 +181,22 @@ class EmulatedWire:
         """Close it."""
         self._open = False
 
+    def _wait_for_piece(self, limit: int, timeout_s: float) -> bool:
+        """Fetch until there is something; False at the deadline."""
+        deadline_s = time.monotonic() + timeout_s
+        while not self._pieces:
+            if not self._open:
+                raise self._closed()
+            with self._line.world:
+                self._fetch(limit)
+                wait_s = None if self._pieces else self._line.wait_s()
+            left_s = deadline_s - time.monotonic()
+            if not self._pieces and self._open:
+                if left_s <= 0:
+                    return False
+                time.sleep(min(left_s, LONGEST_NAP_S if wait_s is None else min(wait_s, LONGEST_NAP_S)))
+        return True
+
     def _usb(self) -> Any:
         if not self._open:
             raise self._closed()
@@ -196,7 +206,7 @@ class EmulatedWire:
 
     def _fetch(self, limit: int) -> None:
         for delivery in self._line.take(limit):
-            if delivery.data:
+            if delivery.data or (self.keeps_messages and not delivery.hang_up):
                 self._pieces.append(delivery.data)
             if delivery.hang_up:
                 self._open = False

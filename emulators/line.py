@@ -34,6 +34,29 @@ class StreamingUnit(EmulatedUnit, Protocol):
 
 
 @runtime_checkable
+class MessageStream(EmulatedUnit, Protocol):
+    """A port that sends messages on its own.
+
+    Attributes:
+        acquisition: Which stream of messages this is; a new one begins on a new socket.
+    """
+
+    acquisition: int
+
+    def next_message(self) -> bytes | None:
+        """Return what is to be sent next, until it is `sent`; it may be empty. None: nothing is due."""
+        ...
+
+    def sent(self) -> None:
+        """The message has gone out."""
+        ...
+
+    def wait_s(self) -> float | None:
+        """Bench seconds until a message will be due, or None."""
+        ...
+
+
+@runtime_checkable
 class TimedUnit(EmulatedUnit, Protocol):
     """A unit that answers or reports later: after a gate time, when a motor has arrived."""
 
@@ -197,8 +220,13 @@ class Line:
         while self._due and self._due[0][0] <= now_s:
             taken.append(self._due.popleft()[1])
             self._backlog_bytes -= len(taken[-1].data)
-        if not self._due and isinstance(self.unit, StreamingUnit) and (data := self.unit.read_stream(limit_bytes)):
+        if self._due:
+            return taken
+        if isinstance(self.unit, StreamingUnit) and (data := self.unit.read_stream(limit_bytes)):
             taken.append(Delivery(data, end=False))
+        elif isinstance(self.unit, MessageStream) and (message := self.unit.next_message()) is not None:
+            self.unit.sent()
+            taken.append(Delivery(message))
         return taken
 
     def wait_s(self) -> float | None:

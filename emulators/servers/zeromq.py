@@ -13,39 +13,16 @@ import math
 import os
 import threading
 import time
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Self
 
 from qkdhw.errors import ConfigurationError
-from qkdhw_emulators.line import EmulatedUnit, Line
+from qkdhw_emulators.line import Line, MessageStream
 
 HOST = "127.0.0.1"
 STREAM_MESSAGES = 2  # on their way to a client; the unit keeps the rest
 MESSAGE_BYTES = 1 << 20
 REBIND_S, STOP_TIMEOUT_S = 2.0, 5.0
 PORT_TRIES = 100
-
-
-@runtime_checkable
-class MessageStream(EmulatedUnit, Protocol):
-    """A port that sends messages on its own.
-
-    Attributes:
-        acquisition: Which stream of messages this is; a new one begins on a new socket.
-    """
-
-    acquisition: int
-
-    def next_message(self) -> bytes | None:
-        """Return what is to be sent next, until it is `sent`; it may be empty. None: nothing is due."""
-        ...
-
-    def sent(self) -> None:
-        """The message has gone out."""
-        ...
-
-    def wait_s(self) -> float | None:
-        """Bench seconds until a message will be due, or None."""
-        ...
 
 
 class _Port:

@@ -70,7 +70,8 @@ def volts(text: str) -> str:
     match = re.fullmatch(rf"({NUMBER})\s*(M?V)?", text)
     if match is None or abs(volt := float(match[1]) * (1e-3 if match[2] == "MV" else 1.0)) > 2.0:
         raise RefusedError(TYPE)
-    return f"{round(volt / THRESHOLD_STEP_V) * THRESHOLD_STEP_V:.6f}".rstrip("0").rstrip(".") + "V"
+    steps = min(max(round(volt / THRESHOLD_STEP_V), -1024), 1024)
+    return f"{steps * THRESHOLD_STEP_V:.6f}".rstrip("0").rstrip(".") + "V"
 
 
 def ticks(low: int, high: int) -> Callable[[str], str]:

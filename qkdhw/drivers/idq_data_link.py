@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ from qkdhw.model import DetectionBlock, EventKind
 from qkdhw.transport import open_transport
 
 TICK_PS = Fraction(1)
+SCPI_PORT = 5555
+DATA_LINK = "data-link"
 ANSWER_LIMIT_BYTES = 1 << 20
 BACKLOG_LIMIT_BYTES = 1 << 30  # what `stop` fetches of sub-acquisitions that nobody has read yet
 DIAL_PAUSE_S = 0.01
@@ -181,6 +184,23 @@ class ChannelStream:
         self.waiting.append(message)
         self.messages += 1
         self.timestamps += len(message) // event_bytes
+
+
+def address_beside(unit_url: str, host: str, port: int, name: str) -> str:
+    """Return the address of a service or stream that belongs to a unit.
+
+    Args:
+        unit_url: Address of the unit.
+        host: Where the service runs.
+        port: Port number that it has if the unit has its usual one, 5555; if not, as much above or below.
+        name: What it is called, for addresses without port numbers: they are given the option port=NAME.
+    """
+    parts = urlsplit(unit_url)
+    if parts.scheme == "zmq" and parts.port:
+        kind = "zmq" if name == DATA_LINK else "zmq+pair"
+        return f"{kind}://{f'[{host}]' if ':' in host else host}:{port + parts.port - SCPI_PORT}"
+    address, hash_sign, fragment = unit_url.partition("#")
+    return f"{address}{'&' if parts.query else '?'}port={name}{hash_sign}{fragment}"
 
 
 def open_stream(url: str, *, timeout_s: float) -> Transport:

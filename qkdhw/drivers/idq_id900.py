@@ -21,11 +21,13 @@ import numpy as np
 
 from qkdhw.drivers.event_stream import EventStream
 from qkdhw.drivers.idq_data_link import (
+    DATA_LINK,
     TICK_PS,
     AcquisitionStatus,
     ChannelStream,
     DataLink,
     MergedStreams,
+    address_beside,
     open_stream,
     split_block,
     with_missed,
@@ -36,7 +38,6 @@ from qkdhw.errors import (
     CommandRefusedError,
     ConfigurationError,
     EventOverflowError,
-    NotSupportedError,
     QkdhwError,
     TransportError,
     TransportTimeoutError,
@@ -46,7 +47,7 @@ from qkdhw.interfaces import Transport
 from qkdhw.model import DetectionBlock, EventKind, UnitStatus
 from qkdhw.quantities import PS_PER_S
 
-SCPI_PORT, DATA_LINK_PORT, STREAM_PORT = 5555, 6060, 4241  # a stream's port is 4241 and the channel
+DATA_LINK_PORT, STREAM_PORT = 6060, 4241  # a stream's port is 4241 and the channel
 DEAD_TIME_PS = 400_000  # IDQ asks for 40 ns or more, and its own examples leave 400
 RECALIBRATION_S = 30.0
 SETTLE_S, POLL_S = 0.3, 0.02  # a record's last sub-acquisitions are there when nothing new has come for so long
@@ -59,9 +60,9 @@ class IdqId900(IdqTimeController):
     Args:
         transport: Open ZeroMQ link, owned from now on.
         timeout_s: Longest wait for an answer.
-        data_link_url: Address of the DataLinkTarget service. If left out, this computer, and a port as far above the
-            unit's as the usual one is: 6060 for a unit on 5555.
-        stream_port: The service sends channel n on this port plus n; found in the same way if left out: 4241.
+        data_link_url: Address of the DataLinkTarget service; if left out, port 6060 of this computer. That, and
+            4241 + n for the stream of channel n, are the ports beside a unit on port 5555; beside another, all are as
+            much higher or lower.
     """
 
     unit_kind: ClassVar[str] = "time tagger"
@@ -73,10 +74,8 @@ class IdqId900(IdqTimeController):
         *,
         timeout_s: float = 2.0,
         data_link_url: str | None = None,
-        stream_port: int | None = None,
     ) -> None:
         self._data_link_url = data_link_url
-        self._stream_port = stream_port
         self._data_link: DataLink | None = None
         self._stream_lock = threading.RLock()
         self._state = "idle"  # idle, running, broken: a stream ended by an error
@@ -121,7 +120,6 @@ class IdqId900(IdqTimeController):
 
         Raises:
             ConfigurationError: A channel or a number is not allowed.
-            NotSupportedError: The unit was opened by an address that leads to no service.
             UnitStateError: The stream runs, no input is enabled, or the record does not start.
             CommandRefusedError: The service or the unit refused; another program may have the channel.
         """
@@ -262,7 +260,8 @@ class IdqId900(IdqTimeController):
 
     def _begin(self, channels: tuple[int, ...], width_ps: int, reference_period_ps: int) -> MergedStreams:
         """Set up record and timestamp blocks, open the streams, and play."""
-        host, data_link, stream_port = self._service()
+        data_link = self._service()
+        host = urlsplit(self._link.url).hostname or "localhost"
         for name in data_link.acquisitions():
             if name.rpartition(":")[0] == host:
                 self._stop_acquisition(name)
@@ -275,15 +274,16 @@ class IdqId900(IdqTimeController):
             "timestamp_reference": dict.fromkeys(channels, reference),
         })  # fmt: skip
         streams: dict[int, ChannelStream] = {}
-        where = urlsplit(data_link.url).hostname
+        where = urlsplit(data_link.url).hostname or ""
         merged = MergedStreams(
             streams, width_ps=width_ps, period_ps=width_ps + DEAD_TIME_PS, reference_period_ps=reference_period_ps
         )
         try:
             for c in channels:
                 self._do(f"RAW{c}:ERRORS:CLEAR")
-                name = data_link.start_stream(host, c, stream_port + c, with_index=bool(reference_period_ps))
-                url = f"zmq+pair://{where}:{stream_port + c}"
+                url = address_beside(self._link.url, where, STREAM_PORT + c, f"stream-{c}")
+                port = urlsplit(url).port or STREAM_PORT + c
+                name = data_link.start_stream(host, c, port, with_index=bool(reference_period_ps))
                 streams[c] = ChannelStream(name, open_stream(url, timeout_s=self._timeout_s))
                 self._do(f"RAW{c}:SEND ON")
             self._play()
@@ -338,7 +338,7 @@ class IdqId900(IdqTimeController):
         changed_s = time.monotonic()
         while True:
             got = merged.drain()
-            now = [self._service()[1].status(stream.name) for stream in merged.streams.values()]
+            now = [self._service().status(stream.name) for stream in merged.streams.values()]
             if got or now != before:
                 before, changed_s = now, time.monotonic()
             messages = [stream.messages for stream in merged.streams.values()]
@@ -366,7 +366,7 @@ class IdqId900(IdqTimeController):
 
     def _stop_acquisition(self, name: str) -> AcquisitionStatus | None:
         """End an acquisition at the service, which does not always answer; None if its end is not known."""
-        data_link = self._service()[1]
+        data_link = self._service()
         try:
             return data_link.stop(name)
         except TransportTimeoutError:
@@ -385,16 +385,10 @@ class IdqId900(IdqTimeController):
         merged.close()
         self._state, self._merged, self._rest = "idle", None, None
 
-    def _service(self) -> tuple[str, DataLink, int]:
-        """Return the unit's host, the link to the service, opened if it is not, and the base of the streams' ports."""
-        parts = urlsplit(self._link.url)
-        if parts.scheme != "zmq" or not parts.hostname or not parts.port:
-            raise NotSupportedError(
-                f"{self._link.url} has no DataLinkTarget service beside it", remedy="open the unit by zmq://host:port"
-            )
-        shift = parts.port - SCPI_PORT
+    def _service(self) -> DataLink:
+        """Return the link to the service, opened if it is not."""
         if self._data_link is None:
-            url = self._data_link_url or f"zmq://127.0.0.1:{DATA_LINK_PORT + shift}"
+            url = self._data_link_url or address_beside(self._link.url, "127.0.0.1", DATA_LINK_PORT, DATA_LINK)
             try:
                 self._data_link = DataLink(url, timeout_s=self._timeout_s)
             except TransportError as error:
@@ -402,4 +396,4 @@ class IdqId900(IdqTimeController):
                     f"no DataLinkTarget service answers at {url}: {error}",
                     remedy="start IDQ's DataLinkTargetService on this computer, or give data_link_url",
                 ) from error
-        return parts.hostname, self._data_link, STREAM_PORT + shift if self._stream_port is None else self._stream_port
+        return self._data_link
