@@ -8,8 +8,8 @@ import socket
 
 from qkdhw.errors import TransportClosedError, TransportError, TransportTimeoutError
 
-# A peer that vanished without closing (power, cable) is noticed 0.9 s after something was sent to it, 2 s after the last
-# sign of life while nothing is.
+# A peer that vanished without closing (power, cable) is noticed 0.9 s after something was sent to it, and 2 s after its
+# last sign of life while nothing is.
 _KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1),
