@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from qkdhw.drivers.apt_instrument import DISABLED, ENABLED, AptInstrument, Bits, Motion, Parameter, in_units
+from qkdhw.drivers.apt_instrument import DISABLED, ENABLED, START_S, AptInstrument, Bits, Motion, Parameter, in_units
 from qkdhw.drivers.apt_packets import Message
 from qkdhw.drivers.setting import ChannelSetting, Setting, Value
 from qkdhw.errors import ConfigurationError, UnitStateError
@@ -211,7 +211,9 @@ class ThorlabsK10Cr1(AptInstrument):
         # The bit may still tell of the last homing: it counts once the unit has said so, or stands still for a while.
         _, found = self._wait(
             self._poll_motion,
-            lambda motion: bool(motion.bits & Bits.HOMED) and (1 in self._homed or time.monotonic() - begun_s > 1.0),
+            lambda motion: (
+                bool(motion.bits & Bits.HOMED) and (1 in self._homed or time.monotonic() - begun_s > START_S)
+            ),
             timeout_s=timeout_s,
         )
         if not found:

@@ -166,6 +166,19 @@ def test_refusals_and_alarms():
         unit.clear_alarms()
 
 
+def test_homed_is_believed_once_the_unit_says_so_for_this_time():
+    status = "8104 0e00 81 50 0100 00000000 00000000 {}"
+    homing, homed = hexed(status.format("00020080")), hexed(status.format("00040080"))
+    report, poll = hexed("4404 0100 01 50"), hexed("8004 0100 50 01")
+    ask_enabled = (hexed("1102 0100 50 01"), hexed("1202 0101 01 50"))
+    home = hexed("4304 0100 50 01") + poll
+    first = [ask_enabled, (home, homing), (poll, report + homed)]
+    second = [ask_enabled, (home, homed), (poll, homing), (poll, report + homed)]
+    with expect_dialogue("serial", [*opening(b"K10CR1"), *first, *second]) as url, mount(url) as unit:
+        unit.home()
+        unit.home()
+
+
 def test_paddle_parameters():
     turns = [
         *opening(b"MPC320"),

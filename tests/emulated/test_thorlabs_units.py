@@ -271,6 +271,16 @@ def test_a_late_answer_is_not_taken_for_another():
         assert unit.velocity_deg_per_s == 2.0
 
 
+def test_an_answer_that_came_twice_does_not_disturb_what_follows():
+    with mount() as (served, unit):
+        served.faults.add(Fault.DUPLICATE, count=1)
+        assert unit.enabled
+        assert unit.configure({"velocity_deg_per_s": 6.0, "backlash_deg": 0.0}) == {
+            "velocity_deg_per_s": 6.0,
+            "backlash_deg": 0.0,
+        }
+
+
 def test_settings_come_back_after_a_loss_of_power_but_no_turned_mount():
     with paddles() as (served, unit):
         unit.configure({"velocity_percent": 66, "position_deg": {1: 80.0}})
