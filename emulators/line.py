@@ -166,6 +166,8 @@ class Line:
         world: Its surroundings.
         faults: Faults of unit and line; may be changed at any time.
         fed_bytes: Bytes that clients sent so far.
+        message_end: What a message ends with at the unit, whether the client sends it or not: a line feed on transports
+            that mark the end of a message themselves (IEEE 488.2, 7.5), nothing on others.
         further: The lines of the unit's further ports by name, and how far their TCP ports are above the first one.
     """
 
@@ -189,6 +191,7 @@ class Line:
         self._rng = self.world.rng("line")
         self._monotonic_s = monotonic_s
         self.fed_bytes = 0
+        self.message_end = b""
         further = unit.further_ports if isinstance(unit, ManyPortUnit) else {}
         self.further = {name: (Line(port, self.world), above) for name, (port, above) in further.items()}
         self._messages: deque[bytes] = deque()
@@ -204,6 +207,8 @@ class Line:
     def feed(self, data: bytes) -> None:
         """Take bytes from the client: any piece of a stream, or one whole message."""
         self.fed_bytes += len(data)
+        if not data.endswith(self.message_end):
+            data += self.message_end
         if self.keeps_messages:
             self._messages.append(data)
         else:

@@ -188,6 +188,8 @@ def serve_at(url: str, line: Line) -> Iterator[str]:
 def _put_on(stack: ExitStack, transport: ServedOn, line: Line, port: int, path: Path | None) -> str:
     if transport is ServedOn.EMU:
         return stack.enter_context(registered(line))
+    if transport in {ServedOn.HISLIP, ServedOn.VXI11, ServedOn.USBTMC}:
+        line.message_end = b"\n"
     if transport in {ServedOn.USB, ServedOn.USBTMC}:
         return stack.enter_context(_plugged_in(line, transport))
     if transport in {ServedOn.HISLIP, ServedOn.VXI11, ServedOn.RFC2217, ServedOn.ZMQ}:
