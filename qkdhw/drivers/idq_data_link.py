@@ -219,7 +219,7 @@ class MergedStreams:
     """The sub-acquisitions of several channels, one after the other, as events in order of time.
 
     Args:
-        streams: The channels' streams, at most 4, by input number.
+        streams: The channels' streams, at most 4, by input number; filled in before the first is read.
         width_ps: Length of a sub-acquisition.
         period_ps: From the start of one to the start of the next.
         reference_period_ps: Picoseconds between reference events, or 0: times count from the sub-acquisition's start.
@@ -235,7 +235,6 @@ class MergedStreams:
         self._period_ps = period_ps
         self._reference_period_ps = reference_period_ps
         self._event_bytes = 16 if reference_period_ps else 8
-        self._numbers = np.array([*sorted(streams), 0, 0, 0, 0][:4], np.uint8)
 
     def next_block(self, *, timeout_s: float) -> DetectionBlock | None:
         """Return the next sub-acquisition as soon as every channel has sent it, or None at the deadline.
@@ -307,7 +306,8 @@ class MergedStreams:
         time_ticks, channel, kind = np.empty(n + 2, np.int64), np.empty(n + 2, np.uint8), np.empty(n + 2, np.uint8)
         nothing = np.empty(0, np.int64)
         a, b, c, d = [*times, nothing, nothing, nothing, nothing][:4]
-        kernels.merge_id900(a, b, c, d, self._numbers, time_ticks[1:-1], channel[1:-1])
+        numbers = np.array([*sorted(self.streams), 0, 0, 0, 0][:4], np.uint8)
+        kernels.merge_id900(a, b, c, d, numbers, time_ticks[1:-1], channel[1:-1])
         time_ticks[0], time_ticks[-1] = begin_ps, begin_ps + self._width_ps
         channel[0] = channel[-1] = 0
         kind[1:-1] = EventKind.PHOTON
