@@ -9,13 +9,12 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from enum import StrEnum, unique
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from qkdhw.errors import ConfigurationError
+from qkdhw_emulators.address import ServedOn, place_of
 from qkdhw_emulators.faults import Fault, FaultSwitches
 from qkdhw_emulators.in_process import registered
 from qkdhw_emulators.line import EmulatedUnit, Line
@@ -95,21 +94,6 @@ def serve_link(
         server.close()
 
 
-@unique
-class ServedOn(StrEnum):
-    """What an emulated unit can be put on."""
-
-    EMU = "emu"
-    PTY = "pty"
-    TCP = "tcp"
-    HISLIP = "hislip"
-    VXI11 = "vxi11"
-    RFC2217 = "rfc2217"
-    USB = "usb"
-    USBTMC = "usbtmc"
-    ZMQ = "zmq"
-
-
 @dataclass(frozen=True, slots=True)
 class ServedUnit:
     """An emulated unit that can be opened.
@@ -163,26 +147,18 @@ def serve_at(url: str, line: Line) -> Iterator[str]:
     """Serve a unit at exactly this address, which must be this machine's and free.
 
     Args:
-        url: tcp://127.0.0.1:PORT, zmq://127.0.0.1:PORT, serial:///PATH (a symbolic link to a terminal is made there)
-            or emu://.
+        url: As the product takes it; of serial:// a symbolic link to a terminal is made at its path.
         line: The line to the unit.
 
     Yields:
-        The address; of emu:// the one that it was given.
+        The address where it is: with the port if it named none, of emu:// and usb:// the one that it was given.
 
     Raises:
         ConfigurationError: The address is not of this machine, or is taken, or cannot be served.
     """
-    parts = urlsplit(url)
-    if parts.hostname not in {None, "127.0.0.1", "localhost"} and parts.scheme != "emu":
-        raise ConfigurationError(f"{url} is not on this machine", remedy="Write 127.0.0.1 to have the unit emulated.")
-    served = {"serial": ServedOn.PTY, "tcp": ServedOn.TCP, "zmq": ServedOn.ZMQ, "emu": ServedOn.EMU}
-    transport = served.get(parts.scheme)
-    if transport is None:
-        raise ConfigurationError(f"{url} cannot be served", remedy="Use a tcp://, zmq://, serial:// or emu:// address.")
-    port = parts.port if parts.scheme != "emu" else None
+    place = place_of(url)
     with ExitStack() as stack:
-        yield _put_on(stack, transport, line, port or 0, Path(parts.path) if parts.scheme == "serial" else None)
+        yield _put_on(stack, place.on, line, place.port, place.path)
 
 
 def _put_on(stack: ExitStack, transport: ServedOn, line: Line, port: int, path: Path | None) -> str:
