@@ -20,12 +20,18 @@ class UsbBulk:
     """
 
     def __init__(self, line: Line, descriptor: UsbDescriptor) -> None:
-        self.descriptor = descriptor
+        self._descriptor = descriptor
         self._line = line
         self._unit: Any = line.unit
         self._further = {int(name, 16): (further, bytearray()) for name, (further, _) in line.further.items()}
         self._waiting = bytearray()
         self._gone = False
+
+    @property
+    def descriptor(self) -> UsbDescriptor:
+        """Who the unit says it is, now: a fault may make another one of it."""
+        now: UsbDescriptor = getattr(self._unit, "usb_descriptor", self._descriptor)
+        return now
 
     def bus_reset(self) -> None:
         """The unit was plugged in, unplugged or reset."""

@@ -162,8 +162,8 @@ class EmulatedCqtFx2:
             self._reset_counter()
             self.transferring = self.transferring and command == 1
         elif command == 2:
-            channel, value = arguments[1] >> 4, (arguments[1] & 15) << 8 | arguments[0]
-            self.dac[channel & 7] = value
+            channel, level = arguments[1] >> 4, (arguments[1] & 15) << 8 | arguments[0]
+            self.dac[channel & 7] = level
         elif command == 5:
             self.internal_clock = bool(arguments[0])
         return b""

@@ -325,6 +325,7 @@ class CqtFx2(Instrument):
                 self._write_value(self._settings[name], None, value)
 
     def _identify(self) -> UnitInfo:
+        self._look_for_overflow()  # the descriptors come from the USB interface, this from the firmware behind it
         device = self._descriptor(DEVICE, 0)
         if len(device) != 18:
             raise WireFormatError(f"the device descriptor has {len(device)} bytes, not 18")
