@@ -18,8 +18,8 @@ from rich.console import Console
 from qkdhw.drivers import installed_drivers
 from qkdhw.errors import ConfigurationError
 
-_NAME = re.compile(r"(?=.{2,40}\Z)[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_VENDOR = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 .&-]{0,38}[A-Za-z0-9.])?")
+_NAME = re.compile(r"(?=.{2,24}\Z)[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_VENDOR = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 .&-]{0,22}[A-Za-z0-9.])?")
 
 PYPROJECT = """\
 [build-system]
@@ -79,7 +79,7 @@ DIALOGUE = b"{dialogue}"
 @pytest.mark.parametrize("on", ["emu", "pty", "tcp"])
 def test_it_conforms(emulated_unit: Callable[..., ServedUnit], on: str) -> None:
     served = emulated_unit(NAME, on=on)
-    subject = Subject(NAME, served.url, load_driver(NAME), timeout_s=0.5, served=served, rounds=20)
+    subject = Subject(NAME, served.url, load_driver(NAME), timeout_s=0.3, served=served, rounds=20)
     assert [outcome for outcome in run_suite(subject) if outcome.verdict is Verdict.FAILED] == []
 
 
@@ -176,9 +176,12 @@ def names_of(name: str, vendor: str | None = None) -> Names:
         )
     vendor = name.partition("-")[0].capitalize() if vendor is None else vendor
     if not _VENDOR.fullmatch(vendor):
-        raise ConfigurationError(f"a vendor cannot be called {vendor!r}", remedy="use at most 40 letters and digits")
-    prefix = re.sub("[^a-z0-9]+", "-", vendor.lower()).strip("-") + "-"
-    return Names(name, vendor, name.removeprefix(prefix).upper())
+        raise ConfigurationError(f"a vendor cannot be called {vendor!r}", remedy="use at most 24 letters and digits")
+    model = name
+    for known in (vendor, vendor.partition(" ")[0]):
+        if model == name:
+            model = name.removeprefix(re.sub("[^a-z0-9]+", "-", known.lower()).strip("-") + "-")
+    return Names(name, vendor, model.upper())
 
 
 def skeleton(names: Names, kind: Kind) -> dict[str, str]:

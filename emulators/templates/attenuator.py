@@ -1,6 +1,6 @@
 """Driver and emulator of the Acme VA2, a variable optical attenuator.
 
-Source: Acme VA2 Programming Manual, revision A, chapter 3 (fictional).
+Source: Acme VA2 Programming Manual rev. A, chapter 3 (fictional).
 """
 
 from typing import ClassVar

@@ -1,6 +1,6 @@
-"""Driver and emulator of the Acme LS4, a laser source with an interlock.
+"""Driver and emulator of the Acme LS4, a laser with an interlock.
 
-Source: Acme LS4 Programming Manual, revision B, chapter 5 (fictional).
+Source: Acme LS4 Programming Manual rev. B, chapter 5 (fictional).
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from qkdhw_emulators.units.table_unit import Entry, TableUnit
 
 
 class AcmeLs4(TextInstrument):
-    """The LS4 as an `interfaces.PhotonSource`; a context manager that switches off the light which it switched on."""
+    """The LS4 as an `interfaces.PhotonSource`; leaving it switches off what it switched on."""
 
     vendor = "Acme"
     model = "LS4"

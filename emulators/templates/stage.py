@@ -1,6 +1,6 @@
 """Driver and emulator of the Acme MS1, a motorised stage.
 
-Source: Acme MS1 Programming Manual, revision A, chapter 6 (fictional).
+Source: Acme MS1 Programming Manual rev. A, chapter 6 (fictional).
 """
 
 import time

@@ -1,6 +1,6 @@
 """Driver and emulator of the Acme RX9, a time tagger.
 
-Source: Acme RX9 Programming Manual, revision C, chapter 4 (fictional).
+Source: Acme RX9 Programming Manual rev. C, chapter 4 (fictional).
 """
 
 import re

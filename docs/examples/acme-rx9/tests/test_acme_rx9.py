@@ -20,7 +20,7 @@ DIALOGUE = b"*IDN?\nTHR1 0.5\nTHR1?\nRUN 1\nEVT? 9\nRUN 0\nWHAT?\n"
 @pytest.mark.parametrize("on", ["emu", "pty", "tcp"])
 def test_it_conforms(emulated_unit: Callable[..., ServedUnit], on: str) -> None:
     served = emulated_unit(NAME, on=on)
-    subject = Subject(NAME, served.url, load_driver(NAME), timeout_s=0.5, served=served, rounds=20)
+    subject = Subject(NAME, served.url, load_driver(NAME), timeout_s=0.3, served=served, rounds=20)
     assert [outcome for outcome in run_suite(subject) if outcome.verdict is Verdict.FAILED] == []
 
 
