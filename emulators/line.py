@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,7 @@ from qkdhw_emulators.world import World
 
 STREAM_BYTES = 65_536
 BACKLOG_BYTES = 4 << 20
+LOOK_AGAIN_S = 0.01
 
 
 @runtime_checkable
@@ -65,7 +67,7 @@ class TimedUnit(EmulatedUnit, Protocol):
         ...
 
     def wait_s(self) -> float | None:
-        """Bench seconds until something will be due, or None."""
+        """Bench seconds until something will be due, or None; infinite: when another unit does something."""
         ...
 
 
@@ -241,6 +243,8 @@ class Line:
         """
         waits_s = [max(0.0, self._due[0][0] - self._monotonic_s())] if self._due else []
         if isinstance(self.unit, TimedUnit) and (unit_s := self.unit.wait_s()) is not None:
+            if unit_s == math.inf:
+                return min(waits_s, default=LOOK_AGAIN_S)
             if self.world.clock.pace is None and not waits_s:
                 self.world.clock.advance(unit_s)
             waits_s.append(self.world.clock.real_wait_s(unit_s))
