@@ -233,16 +233,19 @@ class IdqTimeController(TextInstrument):
             number: 1 to 4.
         """
         _check_number(number)
-        answer = self._retried(lambda: self._ask(f"HIST{number}:DATA?"))
-        if not _HISTOGRAM.fullmatch(answer):
-            raise WireFormatError(f"HIST{number}:DATA? was answered by {shown(answer)}, not by a list of counts")
-        bins = answer.strip("[] \t")
-        return np.array(bins.split(",") if bins else [], np.int64)
+        return self._retried(lambda: self._read_histogram(number))
 
     def clear_histogram(self, number: int) -> None:
         """Empty a histogram."""
         _check_number(number)
         self._do(f"HIST{number}:FLUS")
+
+    def _read_histogram(self, number: int) -> NDArray[np.int64]:
+        answer = self._ask(f"HIST{number}:DATA?")
+        if not _HISTOGRAM.fullmatch(answer):
+            raise WireFormatError(f"HIST{number}:DATA? was answered by {shown(answer)}, not by a list of counts")
+        bins = answer.strip("[] \t")
+        return np.array(bins.split(",") if bins else [], np.int64)
 
     def _synchronise(self) -> None:
         """Nothing to do: a new REQ socket hears no answer to what an earlier one asked."""

@@ -1,4 +1,4 @@
-"""Play the other end of a dialogue, byte for byte, over a real pseudo-terminal or TCP connection."""
+"""Play the other end of a dialogue, byte for byte, over a real pseudo-terminal, TCP connection or ZeroMQ socket."""
 
 import os
 import re
@@ -8,6 +8,8 @@ import threading
 import time
 import tty
 from contextlib import contextmanager
+
+import zmq
 
 DEADLINE_S = 3.0
 
@@ -59,6 +61,31 @@ class _Tcp:
         self.listener.close()
 
 
+class _Zmq:
+    """A ROUTER in the place of a unit's REP socket: each question is a message, and so is each answer."""
+
+    def __init__(self):
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.ROUTER)
+        self.url = f"zmq://127.0.0.1:{self.socket.bind_to_random_port('tcp://127.0.0.1')}"
+        self.envelope = []
+
+    def accept(self):
+        pass
+
+    def receive(self, timeout_s):
+        if not self.socket.poll(1000 * timeout_s):
+            return b""
+        *self.envelope, question = self.socket.recv_multipart()
+        return question
+
+    def send(self, data):
+        self.socket.send_multipart([*self.envelope, data])
+
+    def close(self):
+        self.context.destroy(linger=0)
+
+
 def _play(end, turns):
     end.accept()
     heard = b""
@@ -84,11 +111,11 @@ def _play(end, turns):
 
 @contextmanager
 def expect_dialogue(kind, turns):
-    """Yield a URL ("serial" or "tcp") behind which `turns` are played; what does not fit or is left over fails.
+    """Yield a URL ("serial", "tcp" or "zmq") behind which `turns` are played; what does not fit or is left over fails.
 
     A turn is (what must be heard, what is then said): bytes, or a compiled pattern and a function of its match.
     """
-    end = {"serial": _Pty, "tcp": _Tcp}[kind]()
+    end = {"serial": _Pty, "tcp": _Tcp, "zmq": _Zmq}[kind]()
     failures = []
 
     def run():
