@@ -13,7 +13,7 @@ SOURCES := $(wildcard ext/*.pyx ext/*.pxd) setup.py pyproject.toml
 ON_PATH = $(BIN)/python -c "import pathlib, sysconfig; \
   pathlib.Path(sysconfig.get_path('purelib'), 'qkdhw-checkout.pth').write_text('$(CURDIR)\n')"
 
-.PHONY: help demo test check bench format dist lock clean system
+.PHONY: help demo test check bench docs format dist lock clean system
 
 help:            ## show this list
 	@sed -n 's/^\([a-z]*\): .*##/  make \1\t/p' Makefile
@@ -44,6 +44,9 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 
 dist: $(VENV)/.dev ## sdist and wheel in dist/, the wheel built from the sdist
 	$(BIN)/python -m build --no-isolation
+
+docs: $(VENV)/.dev ## write the generated parts of the unit pages
+	$(BIN)/python docs/reference/units/generate.py
 
 lock:            ## resolve the dependencies again (needs uv)
 	uv pip compile pyproject.toml --all-extras --group build --universal --python-version 3.11 --generate-hashes \
