@@ -88,7 +88,7 @@ class HealthTests:
         self._window = WINDOWS[sample_bits]
         self.repetition_cutoff = repetition_cutoff(min_entropy_bits, false_alarm_exponent)
         self.proportion_cutoff = proportion_cutoff(self._window, min_entropy_bits, false_alarm_exponent)
-        self._state = SecretBuffer(8 * STATE_WORDS)  # the last sample is part of a key
+        self._state = SecretBuffer(8 * STATE_WORDS)  # the last sample is part of a key; wiped with this object
         self.restart()
 
     def restart(self) -> None:
@@ -113,10 +113,6 @@ class HealthTests:
                 )
             self.failure = FAILURES[failed] or ("" if self._all_new(data) else FAILURES[3])
         return not self.failure
-
-    def close(self) -> None:
-        """Wipe what is left of the samples."""
-        self._state.close()
 
     def _all_new(self, data: memoryview) -> bool:
         """Remember each block's digest, and say whether it came for the first time."""

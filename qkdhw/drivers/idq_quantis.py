@@ -142,11 +142,6 @@ class IdqQuantis(Instrument):
         alarms = tuple(self._alarms)
         return UnitStatus("fault" if alarms else "idle", {"delivered_bytes": self._delivered_bytes}, readings, alarms)
 
-    def close(self) -> None:
-        """Close the transport and wipe what the tests hold; closing twice is allowed."""
-        super().close()
-        self._health.close()
-
     def _synchronise(self) -> None:
         """Ask something: a control transfer is answered or fails, and what is in the pipe is random, old or new."""
         self._ask_number(BOARD_VERSION)

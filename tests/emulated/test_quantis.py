@@ -187,6 +187,14 @@ def test_another_unit_at_the_same_address_is_noticed():
             unit.read_random(10)
 
 
+def test_a_read_that_the_unit_is_closed_under_ends_with_a_typed_error():
+    with quantis(pace=0.05) as (_, unit):
+        threading.Timer(0.1, unit.close).start()
+        with pytest.raises(TransportError):
+            unit.read_random(1 << 20, timeout_s=5.0)
+        unit.close()
+
+
 def test_eight_threads_never_get_the_same_bytes():
     got, wrong = [], []
 

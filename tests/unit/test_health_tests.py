@@ -131,7 +131,6 @@ def test_a_failure_latches_until_restart():
     assert not tests.passes(memoryview(b"\xff" + rng.bytes(511)))
     tests.restart()
     assert tests.passes(memoryview(rng.bytes(512)))
-    tests.close()
 
 
 @pytest.mark.parametrize(
