@@ -13,7 +13,7 @@ from qkdhw_emulators.units.table_unit import Entry, TableUnit
 
 
 class AcmeLs4(TextInstrument):
-    """The LS4 as an `interfaces.PhotonSource`; leaving it switches off what it switched on."""
+    """The LS4 as an `interfaces.PhotonSource`; leaving it ends the light it began."""
 
     vendor = "Acme"
     model = "LS4"
@@ -60,7 +60,7 @@ class AcmeLs4(TextInstrument):
 
 
 class EmulatedAcmeLs4(TableUnit):
-    """The LS4 with its interlock, which switches the light off when it opens, and its temperature."""
+    """The LS4 with its temperature and its interlock: while that is open, the light is off."""
 
     identity = "Acme,LS4,0042,1.0"
     table: ClassVar[dict[str, Entry]] = {"POW": Entry(0, 20, step=0.01, at_power_up=1.0), "OUT": Entry(0, 1)}
