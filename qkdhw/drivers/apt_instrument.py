@@ -121,8 +121,8 @@ class AptInstrument(Instrument):
     def _synchronise(self) -> None:
         """Stop reports that come by themselves, ask for the identity and skip what comes before it and after it."""
         self._link.discard_input()
+        self._send(Message.MOT_ACK_USTATUSUPDATE)  # first: a unit that has fallen silent does nothing else
         self._send(Message.HW_STOP_UPDATEMSGS)
-        self._send(Message.MOT_ACK_USTATUSUPDATE)
         self._send(Message.HW_REQ_INFO)
         deadline_s = time.monotonic() + self._timeout_s
         seen = bytearray()
