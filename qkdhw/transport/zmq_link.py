@@ -166,17 +166,19 @@ class ZmqWire:
         while True:
             if self._closing:
                 raise self._closed("closed here")
+            if self._gone and events == self._zmq.POLLOUT:  # the socket would keep it for a connection to come
+                raise self._closed(self._gone)
             waiting = [(self._socket, events), (self._monitor, self._zmq.POLLIN), (self._wake_read, self._zmq.POLLIN)]
             timeout_ms = 0 if self._gone else _milliseconds(deadline_s - time.monotonic())
             ready = dict(self._zmq.zmq_poll(waiting, timeout_ms))
-            if self._socket in ready:
-                return True
-            if self._gone:
-                raise self._closed(self._gone)
             if self._monitor in ready:
                 happened = self._parse_event(self._monitor.recv_multipart())["event"]
                 if happened in {self._zmq.Event.DISCONNECTED, self._zmq.Event.CLOSED}:
                     self._gone = "the other end hung up"
+            elif self._socket in ready:
+                return True
+            elif self._gone:
+                raise self._closed(self._gone)
             elif not ready:
                 return False
 
