@@ -14,13 +14,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from qkdhw.drivers import load_driver
 from qkdhw.errors import ConfigurationError
+from qkdhw_emulators.address import ServedOn
 from qkdhw_emulators.bench import serve_bench
 from qkdhw_emulators.conformance.report import html_report
 from qkdhw_emulators.conformance.subject import Subject
 from qkdhw_emulators.conformance.suite import Outcome, Verdict, report_of, run_suite
 from qkdhw_emulators.control import ask_control, control_socket
 from qkdhw_emulators.in_process import make_unit
-from qkdhw_emulators.serve import ServedOn, serve_unit
+from qkdhw_emulators.serve import serve_unit
 from qkdhw_emulators.serve_command import announce, stop_event
 from qkdhw_emulators.world import VirtualClock, World
 

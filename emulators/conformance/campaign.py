@@ -97,7 +97,7 @@ class _Attack:
         self._subject, self._rng, self._tally = subject, rng, tally
         self._served = subject.emulated
         self._place = f"{subject.name} {subject.url.partition(':')[0]}"
-        own = getattr(self._served.unit, "unit_faults", frozenset())
+        own: frozenset[Fault] = getattr(self._served.unit, "unit_faults", frozenset())
         self._faults = sorted(LINE_FAULTS | (own & ANSWERING_FAULTS))
         self._stack = ExitStack()
         try:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from qkdhw import open_unit
-from qkdhw.bench import open_bench
+from qkdhw.bench import open_bench, record_events
 from qkdhw.bench.asynchronous import open_unit_async
 from qkdhw.bench.discovery import discover
 from qkdhw.errors import ConfigurationError, NotSupportedError, TransportClosedError, UnitError
+from qkdhw.formats import open_events
 from qkdhw_emulators.address import Place, ServedOn, place_of
 from qkdhw_emulators.bench import serve_bench
 from qkdhw_emulators.control import ask_control, control_socket
@@ -236,3 +237,25 @@ def test_an_asyncio_program_reads_blocks():
 def test_control_transfers_need_usb():
     with open_unit("agilent-8156a", "emu://agilent-8156a") as unit, pytest.raises(NotSupportedError):
         unit._link.control_in(0xC1, 1, 0, 0, 4)
+
+
+def test_a_recording_of_events_has_a_snapshot_of_the_bench_beside_it(tmp_path, bench_file):
+    file = tmp_path / "run.h5"
+    with serve_bench(bench_file), open_bench(bench_file) as bench:
+        transmitter = bench.units["transmitter"]
+        transmitter.arm()
+        transmitter.start()
+        seen = []
+        recorded = record_events(
+            bench, "receiver", file, duration_s=0.3, on_progress=lambda events, seconds: seen.append((events, seconds))
+        )
+        with pytest.raises(ConfigurationError, match="attenuator"):
+            record_events(bench, "attenuator", tmp_path / "no.h5", duration_s=0.1)
+    assert file.stat().st_mode & 0o077 == 0
+    events = sum(len(block) for block in open_events(file).read_blocks())
+    assert events == recorded.events > 10_000
+    assert seen[-1][0] == events + recorded.dummies_left_out
+    snapshot = json.loads(recorded.snapshot.read_text())
+    assert snapshot["units"]["attenuator"]["settings"]["attenuation_db"] == 3.25
+    assert snapshot["counts"]["photons"] > 10_000
+    assert snapshot["wiring"][0]["detector"] == "D0"
