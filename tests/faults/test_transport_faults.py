@@ -1,8 +1,10 @@
 """Links that go nowhere, fall silent, break off or answer late."""
 
+import os
 import socket
 import threading
 import time
+import tty
 from contextlib import contextmanager
 
 import pytest
@@ -11,6 +13,7 @@ from qkdhw.drivers.generic_tx import GenericTx
 from qkdhw.drivers.sfifteen_tdc1 import SFifteenTdc1
 from qkdhw.errors import (
     ConfigurationError,
+    NotSupportedError,
     TransportClosedError,
     TransportError,
     TransportTimeoutError,
@@ -273,6 +276,51 @@ def test_limits_and_the_end():
         for use in (lambda: link.write(b"x"), lambda: link.read_exactly(1), link.reconnect):
             with pytest.raises(TransportClosedError):
                 use()
+
+
+@contextmanager
+def lines(kind, data):
+    """A link to something that sends `data` and hangs up once it hears a byte."""
+
+    def talk(connection):
+        connection.sendall(data)
+        connection.recv(1)
+
+    if kind == "tcp":
+        with server(talk) as url, open_transport(url) as link:
+            yield link, lambda: link.write(b"x")
+        return
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    with open_transport(f"serial://{os.ttyname(slave)}") as link:
+        os.close(slave)
+        os.write(master, data)
+        yield link, lambda: os.close(master)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "serial"])
+def test_reading_into_a_buffer(kind):
+    with lines(kind, b"0123456789") as (link, hang_up):
+        assert link.read_exactly(2) == b"01"  # what is left in the link comes first
+        room = bytearray(b"." * 12)
+        filled = 0
+        while filled < 8:
+            filled += link.read_into(memoryview(room)[filled : filled + 3], timeout_s=2.0)
+        assert room == b"23456789...."
+        began_s = time.monotonic()
+        assert link.read_into(memoryview(room), timeout_s=0.1) == 0
+        assert 0.05 < time.monotonic() - began_s < 1.0
+        hang_up()
+        with pytest.raises(TransportClosedError):
+            link.read_into(memoryview(room), timeout_s=2.0)
+        link.close()
+        with pytest.raises(TransportClosedError):
+            link.read_into(memoryview(room), timeout_s=2.0)
+
+
+def test_pipes_are_those_of_usb():
+    with lines("tcp", b"") as (link, _), pytest.raises(NotSupportedError, match="USB"):
+        link.read_pipe(0x82, 10)
 
 
 def test_a_reader_that_waits_is_woken_by_close():

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qkdhw.drivers.event_stream import EventStream
 from qkdhw.errors import QkdhwError, TransportClosedError, TransportTimeoutError, UnitError
 from qkdhw.interfaces import TimeTagger, TransmitterUnit
 from qkdhw.link.streams import DetectionReader, PreparationReader, join_blocks
@@ -71,6 +72,9 @@ class MemoryTagger(_Unit):
             raise self._error
         time.sleep(0.001)
         return detections([])
+
+    def stream(self) -> EventStream:
+        return EventStream(self)
 
 
 class MemoryTransmitter(_Unit):
