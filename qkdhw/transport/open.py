@@ -16,7 +16,7 @@ from qkdhw.transport.session_file import SessionWriter
 
 _FORMS = (
     "use tcp://host:port, serial:///dev/ttyACM0?baud=115200, rfc2217://host:port?baud=9600, "
-    "visa://TCPIP::host::hislip0::INSTR, usb://1313:804a/SERIAL or zmq://host:port"
+    "visa://TCPIP::host::hislip0::INSTR, usb://1313:804a/SERIAL, zmq://host:port or library://SERIAL"
 )
 
 
@@ -27,7 +27,8 @@ def open_transport(url: str, *, timeout_s: float = 5.0, recorder: SessionWriter 
         url: tcp://host:port; serial:///dev/NAME or rfc2217://host:port with an optional ?baud=N (default 115200, 8 data
             bits, no parity); visa://RESOURCE with an optional ?backend=NAME (default py);
             usb://VID:PID[/SERIAL][?in=0x86&out=0x02&interface=0]; zmq://host:port for questions and answers (REQ) or
-            zmq+pair://host:port for a stream (PAIR), with an optional ?heartbeat=off for peers that know none.
+            zmq+pair://host:port for a stream (PAIR), with an optional ?heartbeat=off for peers that know none;
+            library://SERIAL or library:// (the first found) for units that only a vendor's library reaches.
         timeout_s: Longest wait for the connection.
         recorder: Writes down what crosses the link.
 
@@ -132,6 +133,15 @@ def _zmq_dialler(url: str, parts: SplitResult) -> Callable[[float], Wire]:
     return lambda timeout_s: ZmqWire(host, port, kind=kind, heartbeat=heartbeat == "on", timeout_s=timeout_s)
 
 
+def _library_dialler(url: str, parts: SplitResult) -> Callable[[float], Wire]:
+    _options(url, parts)
+    if parts.path not in {"", "/"} or ":" in parts.netloc or "@" in parts.netloc:
+        raise ConfigurationError(f"address {url!r} is not library://SERIAL", remedy=_FORMS)
+    from qkdhw.transport.library_link import LibraryWire
+
+    return lambda _timeout_s: LibraryWire()
+
+
 def _host_and_port(url: str, parts: SplitResult) -> tuple[str, int]:
     try:
         host, port = parts.hostname, parts.port
@@ -165,4 +175,5 @@ _DIALLERS = {
     "rfc2217": _rfc2217_dialler,
     "zmq": _zmq_dialler,
     "zmq+pair": _zmq_dialler,
+    "library": _library_dialler,
 }
