@@ -25,7 +25,9 @@ from qkdhw.errors import (
 )
 from qkdhw.transport.byte_link import MESSAGE_LIMIT_BYTES
 
-HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 300, 600  # a peer that vanished is noticed within 0.9 s
+# A peer that vanished is noticed within 0.9 s. Not on PAIR: while a slow reader keeps the stream waiting, libzmq reads
+# no heartbeats either and would take the peer for dead; there TCP's own keep-alive notices it after 1 + 3 x 1 s.
+HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 300, 600
 REDIAL_BY_ITSELF_MS = 3_600_000  # never: dialling is up to the link; -1 would throw away what has arrived
 HIGH_WATER_MESSAGES = 8
 _REMEDY = "check that the unit is on, then open it again"
@@ -38,7 +40,7 @@ class ZmqWire:
         host: Name or address.
         port: Port number.
         kind: "req" or "pair".
-        heartbeat: Whether to ask the peer every 0.3 s if it is there; peers with libzmq older than 4.2 do not answer.
+        heartbeat: Whether a REQ socket asks every 0.3 s if the peer is there; libzmq older than 4.2 does not answer.
         timeout_s: Longest wait for the connection.
     """
 
@@ -67,7 +69,7 @@ class ZmqWire:
         self._socket: Any = self._context.socket(zmq.REQ if kind == "req" else zmq.PAIR)
         self._monitor: Any = None
         try:
-            self._set_options(heartbeat)
+            self._set_options(heartbeat and kind == "req")
             self._monitor = self._socket.get_monitor_socket()
             self._socket.connect(f"tcp://{_resolved(host, port)}")
             self._wait_for_handshake(kind, timeout_s)

@@ -29,7 +29,7 @@ def peer(kind=zmq.ROUTER):
     """Yield a bound socket and its port."""
     context = zmq.Context()
     bound = context.socket(kind)
-    bound.linger = 0
+    bound.linger, bound.sndhwm = 0, 2
     bound.rcvtimeo = 5000
     port = bound.bind_to_random_port("tcp://127.0.0.1")
     try:
@@ -169,6 +169,20 @@ def test_everything_that_was_sent_comes_before_the_end_of_the_stream():
             link.read_message(timeout_s=TIMEOUT_S)
         with pytest.raises(TransportClosedError):
             link.write(b"x", timeout_s=1.0)
+
+
+def test_a_reader_that_makes_a_stream_wait_loses_nothing():
+    with peer(zmq.PAIR) as (pair, port), open_transport(f"zmq+pair://127.0.0.1:{port}") as link:
+        pair.sndtimeo = 100
+        sent = 0
+        try:
+            while True:
+                pair.send(b"%06d" % sent + bytes(1 << 20))
+                sent += 1
+        except zmq.Again:
+            time.sleep(1.2)  # longer than a peer may be silent that is asked by heartbeats
+        for number in range(sent):
+            assert link.read_message(timeout_s=2.0)[:6] == b"%06d" % number
 
 
 def test_a_peer_that_vanished_without_a_word_is_noticed():
