@@ -29,7 +29,7 @@ def peer(kind=zmq.ROUTER):
     """Yield a bound socket and its port."""
     context = zmq.Context()
     bound = context.socket(kind)
-    bound.linger, bound.sndhwm = 0, 2
+    bound.linger, bound.sndhwm = 0, 2 if kind == zmq.PAIR else 1000
     bound.rcvtimeo = 5000
     port = bound.bind_to_random_port("tcp://127.0.0.1")
     try:
