@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from qkdhw_emulators.serve import serve_at
 from qkdhw_emulators.world import World
 
 TRANSMITTERS = ("generic-tx",)
+FIBRE = "fibre_connected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class ServedBench:
 def serve_bench(path: Path, world: World | None = None) -> Iterator[ServedBench]:
     """Serve all units of a bench file on one clock; a transmitter and a receiver get one fibre between them.
 
+    The receiver then has the condition `fibre_connected`.
+
     Args:
         path: The bench file; addresses lead to this machine: a port of 127.0.0.1, a terminal's path that is free.
         world: Clock and seed; in real time, seed 1, if left out.
@@ -58,9 +62,16 @@ def serve_bench(path: Path, world: World | None = None) -> Iterator[ServedBench]
             emulator = emulator_class(unit.name)
             takes_light = "light" in inspect.signature(emulator).parameters
             made: Any = emulator(part, light=light) if takes_light and light is not None else emulator(part)
+            if takes_light and light is not None and unit.name not in TRANSMITTERS:
+                part.declare({FIBRE: 1.0})
+                light.fibre_connected = partial(_is_connected, part)
             lines[label] = Line(made, part)
             urls[label] = stack.enter_context(serve_at(unit.url, lines[label]))
         yield ServedBench(file, urls, lines, world)
+
+
+def _is_connected(receiver: World) -> bool:
+    return receiver.conditions[FIBRE] > 0.5
 
 
 def _shared_light(file: BenchFile, world: World) -> LinkRun | None:

@@ -38,16 +38,17 @@ _labels = itertools.count(1)
 
 
 def emulator_class(name: str) -> Any:
-    """Return the class of an installed emulator.
+    """Return the class of an installed emulator, by its name or by what only its name ends in ("tdc1").
 
     Raises:
         ConfigurationError: No emulator has this name.
     """
     found = {point.name: point for point in entry_points(group="qkdhw.emulators")}
-    if name not in found:
+    named = [each for each in found if each == name] or [each for each in found if each.endswith(f"-{name}")]
+    if len(named) != 1:
         raise ConfigurationError(f"no emulator is called {name!r}", remedy=f"Known are: {', '.join(sorted(found))}.")
     try:
-        return found[name].load()
+        return found[named[0]].load()
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(
             f"emulator {name!r} cannot be imported: {error}", remedy="Install the package that brings it again."

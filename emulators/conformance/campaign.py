@@ -108,13 +108,24 @@ class _Attack:
         self._truth: dict[tuple[str, int | None], Any] = {}
 
     def __enter__(self) -> _Attack:
+        deadline_s = time.monotonic() + RECOVERY_S
+        while True:
+            try:
+                self._begin()
+            except (TransportError, UnitError):  # on a busy computer even what no fault hits may be late
+                self._stack.close()
+                if time.monotonic() > deadline_s:
+                    raise
+            else:
+                return self
+
+    def _begin(self) -> None:
         self._unit = self._stack.enter_context(self._subject.open())
         self._info = self._unit.identify()
         self._unit.restore(self._unit.snapshot())  # the driver has set everything, and has to again after power loss
         for setting, channel in self._places:
             self._truth[setting.name, channel] = self._unit.read_setting(setting.name, channel)
         self._streams = self._subject.has("TimeTagger", "ReceiverUnit")
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self._served.faults.clear()

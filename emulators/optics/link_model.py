@@ -80,14 +80,20 @@ class LinkModel:
         """The transmitter's time up to which chunks were made, for pacing."""
         return self._chunk * self._chunk_ps / PS_PER_S
 
-    def next_chunk(self, *, light: bool = True) -> LinkChunk:
-        """Make the next chunk; without light the transmitter is off and there are only dark counts."""
+    def next_chunk(self, *, light: bool = True, fibre_connected: bool = True) -> LinkChunk:
+        """Make the next chunk.
+
+        Args:
+            light: Whether the transmitter is on; without it there are only dark counts.
+            fibre_connected: Whether what it prepares gets to the receiver.
+        """
         self._clock.advance(self._rng(Purpose.CLOCK))
         arrivals = [self._dark_counts()]
         records = np.empty(0, dtype=np.uint8)
         if light:
             record = prepare_records(self.parameters, CHUNK_PULSES, self._bits(Purpose.RECORD))
             records = pack_records(record)
+        if light and fibre_connected:
             clicks = detect_photons(self.parameters, record, self._rng(Purpose.PHOTON), self._rng(Purpose.EVE))
             self._count_truth(record, clicks)
             since_ps = clicks.pulse * self.parameters.pulse_period_ps + clicks.jitter_ps

@@ -45,6 +45,7 @@ class LinkRun:
     Attributes:
         records: What the transmitter prepared.
         hold_for_transmitter: Whether the clock waits for room in the record buffer; False makes it run over.
+        fibre_connected: Says whether there is a fibre; asked for each chunk.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class LinkRun:
         self.pace = pace
         self.records = RecordBuffer(RECORD_CAPACITY_PULSES)
         self.hold_for_transmitter = True
+        self.fibre_connected: Callable[[], bool] = lambda: True
         self._now_s = now_s
         self._has_transmitter, self._has_receiver = transmitter, receiver
         self._transmitter_mark = self._receiver_mark = False
@@ -159,7 +161,7 @@ class LinkRun:
             return False
         if self.pace is not None and self._model.end_s > (self._now_s() - self._begun_s) * self.pace:
             return False
-        chunk = self._model.next_chunk(light=self._light)
+        chunk = self._model.next_chunk(light=self._light, fibre_connected=self.fibre_connected())
         if self._light:
             self.records.append(chunk.records)
         if self._has_receiver:

@@ -15,7 +15,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from qkdhw.bench import dialogue_test, record_unit, replay_calls
+from qkdhw.bench import dialogue_test, read_bench_file, record_unit, replay_calls
 from qkdhw.bench.discovery import Discovery, discover
 from qkdhw.cli.console import JsonOption, out, print_json
 from qkdhw.drivers import installed_drivers, load_driver, open_unit
@@ -50,19 +50,27 @@ def list_devices(
         float,
         typer.Option("--network", metavar="SECONDS", min=0, help="Ask the local network too (mDNS, VXI-11)."),
     ] = 0.0,
+    bench: Annotated[Path | None, typer.Option(help="List the units of a bench file too.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List installed drivers, serial ports and USB instruments; nothing is opened, nothing is sent to a port."""
+    configured = read_bench_file(bench).units if bench is not None else {}
     drivers, discovery = _drivers(), discover(network_s=network_s)
     if as_json:
         found = [dataclasses.asdict(each) for each in discovery.found]
-        print_json({"drivers": drivers, "found": found, "not_looked": discovery.not_looked})
+        units = {label: unit.model_dump() for label, unit in configured.items()}
+        print_json({"drivers": drivers, "found": found, "not_looked": discovery.not_looked, "configured": units})
         return
     table = Table("driver", "vendor", "kind", title="Drivers")
     for driver in drivers:
         table.add_row(driver["name"], driver["vendor"], driver["kind"])
     out.print(table)
     _print_found(discovery)
+    if configured:
+        table = Table("unit", "driver", "address", title=f"Configured in {bench}")
+        for label, unit in configured.items():
+            table.add_row(label, unit.name, unit.url)
+        out.print(table)
 
 
 @app.command()

@@ -21,17 +21,18 @@ def installed_drivers() -> dict[str, EntryPoint]:
 
 
 def load_driver(name: str) -> Any:
-    """Import the driver class of a unit.
+    """Import the driver class of a unit, by its name or by what only its name ends in ("tdc1").
 
     Raises:
         ConfigurationError: No driver has this name, or it cannot be imported.
     """
     drivers = installed_drivers()
-    if name not in drivers:
+    named = [each for each in drivers if each == name] or [each for each in drivers if each.endswith(f"-{name}")]
+    if len(named) != 1:
         there_are = ", ".join(drivers) or "none: the package qkdhw is not installed, only on the path"
         raise ConfigurationError(f"no driver is called {name!r}", remedy=f"installed drivers: {there_are}")
     try:
-        return drivers[name].load()
+        return drivers[named[0]].load()
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(
             f"driver {name!r} cannot be imported: {error}", remedy="install the package that brings it again"

@@ -65,7 +65,7 @@ def test_set_reads_back_what_the_unit_has_and_json_is_a_snapshot(tmp_path):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ("attenuation_db=61", "not allowed"),
+        ("attenuation_db=161", "not allowed"),
         ("attenuation_db=much", "wrong form"),
         ("attenuation=3", "no setting"),
         ("attenuation_db", "no change"),
@@ -88,7 +88,7 @@ def test_info_of_a_driver_alone_tells_its_settings():
     described = json.loads(run("info", "agilent-8156a", "--json").stdout)
     assert "identity" not in described
     (attenuation,) = [each for each in described["settings"] if each["name"] == "attenuation_db"]
-    assert (attenuation["unit"], attenuation["maximum"], attenuation["step"]) == ("dB", 60.0, 0.001)
+    assert (attenuation["unit"], attenuation["maximum"], attenuation["step"]) == ("dB", 159.999, 0.001)
 
 
 def test_a_recorded_session_becomes_a_test_that_notices_other_bytes(tmp_path):
