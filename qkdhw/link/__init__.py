@@ -6,7 +6,8 @@
     peer.py      sealed messages over the channel; the handshake that also settles blocks cut off by a crash
     streams.py   threads that keep a unit's stream flowing while a block is being processed
     blocks.py    one block from either unit's stream to durable keys at both sites
-    handover.py  keys to the token, confirmation between the tokens, the TLS session
+    handover.py  keys to the token, confirmation between the tokens
+    tls_handover.py  the TLS session that they are for
     sessions.py  one session of a site, from handshake to farewell
     site.py      the loop that opens a site and begins sessions
 """

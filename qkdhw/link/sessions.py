@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from qkdhw.link.blocks import (
     transmit_block,
 )
 from qkdhw.link.config import ReceiverConfig, SiteConfig
-from qkdhw.link.handover import TlsHandover, TokenHandover
+from qkdhw.link.handover import TokenHandover
 from qkdhw.link.peer import Peer, Session, open_session
 from qkdhw.link.streams import DetectionReader, PreparationReader, join_blocks
 from qkdhw.model import Basis
@@ -46,6 +46,9 @@ from qkdhw.postprocessing.session import Policy
 from qkdhw.protocols.registry import load_proof
 from qkdhw.quantities import PS_PER_S
 from qkdhw.transport.classical import TcpClassicalChannel
+
+if TYPE_CHECKING:
+    from qkdhw.link.tls_handover import TlsHandover
 
 PIECE_S = 0.05
 SYNC_MARGIN_S = 0.25
@@ -72,7 +75,11 @@ class Site:
         self._emit = emit
         self._account = account
         self._handover = handover
-        self._tls = TlsHandover(config, config.tls, handover, emit) if config.tls and handover else None
+        self._tls: TlsHandover | None = None
+        if config.tls and handover:
+            from qkdhw.link.tls_handover import TlsHandover
+
+            self._tls = TlsHandover(config, config.tls, handover, emit)
         self._unit = unit
         self._done = 0
         self._exported: list[str] = []
