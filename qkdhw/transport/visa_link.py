@@ -2,7 +2,8 @@
 
 What pyvisa-py 0.8 does not do is done here: every call is bounded, also when the peer dies; a reply is fetched only
 after something was written, since asking an instrument for a reply that it does not owe is an error to it; and a new
-session begins with a device clear, USBTMC's too, so that no earlier answer is left.
+session begins with a device clear, USBTMC's too, so that no earlier answer is left; a VXI-11 session whose peer hangs
+up ends at once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -192,6 +194,7 @@ class VisaWire:
             manager = self._pyvisa.ResourceManager(self._backend)
             visa = manager.open_resource(self._name, open_timeout=timeout_ms)
             visa.timeout = timeout_ms
+            _notice_hanging_up(visa)
             if "::hislip" not in self._name.lower():  # a HiSLIP session begins clear
                 self._clear(visa)
         except Exception as error:  # as above
@@ -209,9 +212,9 @@ class VisaWire:
         except self._pyvisa.VisaIOError as error:
             if error.error_code != self._pyvisa.constants.StatusCode.error_nonsupported_operation:
                 raise
-            session: Any = getattr(visa.visalib, "sessions", {}).get(visa.session)
-            if hasattr(getattr(session, "interface", None), "usb_dev"):
-                _clear_usbtmc(session.interface)
+            interface = _interface(visa)
+            if hasattr(interface, "usb_dev"):
+                _clear_usbtmc(interface)
 
     def _is_timeout(self, error: Exception) -> bool:
         """Say whether an error is a time-out; USBTMC in pyvisa-py wraps the one of a write in a ValueError."""
@@ -219,6 +222,30 @@ class VisaWire:
         cause = error.__context__ if isinstance(error, ValueError) else error
         late = isinstance(cause, TimeoutError) or getattr(cause, "errno", None) == errno.ETIMEDOUT
         return late or getattr(error, "error_code", None) == codes.error_timeout
+
+
+class _EndingSocket(socket.socket):
+    """A socket that raises at the end of what the peer sends."""
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        data = super().recv(bufsize, flags)
+        if not data and bufsize:
+            raise ConnectionResetError(errno.ECONNRESET, "the other end hung up")
+        return data
+
+
+def _interface(visa: Any) -> Any:
+    """Return what pyvisa-py has below a session; None of another VISA."""
+    return getattr(getattr(visa.visalib, "sessions", {}).get(visa.session), "interface", None)
+
+
+def _notice_hanging_up(visa: Any) -> None:
+    """Let the VXI-11 client of pyvisa-py see a hang-up, which it reads again and again until its time-out."""
+    interface = _interface(visa)
+    if hasattr(interface, "create_link"):
+        old, wait_s = interface.sock, interface.sock.gettimeout()
+        interface.sock = _EndingSocket(old.family, old.type, old.proto, old.detach())
+        interface.sock.settimeout(wait_s)
 
 
 def _clear_usbtmc(interface: Any) -> None:

@@ -256,7 +256,7 @@ def test_a_unit_that_was_switched_off_and_on(transport) -> None:
         link = open_transport(served.url)
         assert ask(link, b"*IDN?\n") == IDENTITY
     with link:
-        with pytest.raises(TransportError):
+        with pytest.raises(TransportClosedError):  # gone, not late
             ask(link, b"*IDN?\n", timeout_s=0.3)
         with pytest.raises(TransportError):
             link.reconnect(timeout_s=0.2)
