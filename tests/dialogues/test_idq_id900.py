@@ -1,13 +1,19 @@
 """Words of the Time Controller's manual and of IDQ's examples, both ways: the driver and the emulator hear and say them."""
 
 import json
+import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import zmq
 from dialogue import expect_dialogue
 
 from qkdhw.drivers import open_unit
-from qkdhw.errors import CommandRefusedError, ConfigurationError, UnitError, WireFormatError
+from qkdhw.drivers.idq_data_link import AcquisitionStatus, ChannelStream, DataLink, MergedStreams, address_beside
+from qkdhw.errors import CommandRefusedError, ConfigurationError, NonMonotonicTimeError, UnitError, WireFormatError
+from qkdhw.model import EventKind
+from qkdhw.transport import open_transport
 from qkdhw_emulators.units.idq_id900 import EmulatedIdqId900
 from qkdhw_emulators.world import VirtualClock, World
 
@@ -196,3 +202,134 @@ def test_what_was_observed_on_hardware():
     ]  # fmt: skip
     assert say(unit, ":TSGE8:ENABLE ON")[0].endswith("ON")
     assert abs(int(say(unit, "INPUT2:COUNTER?")[0]) - 50_000) < 1500
+
+
+# --- the stream service may lie too ------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("call", "answer", "error"),
+    [
+        ("acquisitions", b'{"a": 1}', WireFormatError),
+        ("acquisitions", b"[1, 2]", WireFormatError),
+        ("acquisitions", b'["a --id b"]', WireFormatError),
+        ("acquisitions", b"[", WireFormatError),
+        ("acquisitions", b"\xff\xfe", WireFormatError),
+        ("acquisitions", b"", WireFormatError),
+        ("acquisitions", b'{"error": {"description": "busy"}}', CommandRefusedError),
+        ("acquisitions", b'{"error": "busy"}', CommandRefusedError),
+        ("start", b'{"id": 5}', WireFormatError),
+        ("start", b'{"id": "a b"}', WireFormatError),
+        ("start", b"null", WireFormatError),
+        ("status", b"[]", WireFormatError),
+        ("status", b'{"acquisitions_count": -1, "timestamps_count": 0}', WireFormatError),
+        ("status", b'{"acquisitions_count": true, "timestamps_count": 0}', WireFormatError),
+        ("status", b'{"acquisitions_count": 1, "timestamps_count": 1e99}', WireFormatError),
+        ("status", b'{"acquisitions_count": 1, "timestamps_count": 0, "errors": 7}', WireFormatError),
+        ("stop", b'{"acquisitions_count": 1, "timestamps_count": 0}', WireFormatError),
+        ("stop", b"", WireFormatError),
+    ],
+)
+def test_what_the_service_may_not_answer(call, answer, error):
+    calls = {
+        "acquisitions": (b"list", lambda link: link.acquisitions()),
+        "start": (
+            b"start-stream --address h --channel 1 --stream-port 2",
+            lambda link: link.start_stream("h", 1, 2, with_index=False),
+        ),
+        "status": (b"status --id a:1", lambda link: link.status("a:1")),
+        "stop": (b"stop --id a:1", lambda link: link.stop("a:1")),
+    }
+    question, ask = calls[call]
+    with expect_dialogue("zmq", [(question, answer)]) as url:
+        link = DataLink(url, timeout_s=1.0)
+        with pytest.raises(error):
+            ask(link)
+        link.close()
+
+
+def test_what_the_service_answers():
+    status = b'{"acquisitions_count": 2, "errors": [{"description": "late"}, "odd"], "inactivity": 0.1, "timestamps_count": 9}'
+    turns = [
+        (b"list", b'["10.98.99.7:5556"]'),
+        (
+            b"start-stream --address 10.98.99.7 --channel 2 --stream-port 4243 --with-ref-index",
+            b'{"id":"10.98.99.7:5557"}',
+        ),
+        (b"status --id 10.98.99.7:5557", status),
+        (b"stop --id 10.98.99.7:5557", b'{"status": ' + status + b"}"),
+    ]
+    told = AcquisitionStatus(2, 9, ("late", "odd"))
+    with expect_dialogue("zmq", turns) as url:
+        link = DataLink(url, timeout_s=1.0)
+        assert link.acquisitions() == ["10.98.99.7:5556"]
+        assert link.start_stream("10.98.99.7", 2, 4243, with_index=True) == "10.98.99.7:5557"
+        assert link.status("10.98.99.7:5557") == told
+        assert link.stop("10.98.99.7:5557") == told
+        link.close()
+
+
+@contextmanager
+def streams(*channels):
+    """Yield sockets that play the service's streams, and what merges them: 1000 ps wide, 1500 ps apart."""
+    context = zmq.Context()
+    sockets, merged = [], MergedStreams({}, width_ps=1000, period_ps=1500, reference_period_ps=0)
+    for channel in channels:
+        sockets.append(context.socket(zmq.PAIR))
+        port = sockets[-1].bind_to_random_port("tcp://127.0.0.1")
+        merged.streams[channel] = ChannelStream(f"h:{channel}", open_transport(f"zmq+pair://127.0.0.1:{port}"))
+    try:
+        yield sockets, merged
+    finally:
+        merged.close()
+        context.destroy(linger=0)
+
+
+def stamps(*times):
+    return np.array(times, "<u8").tobytes()
+
+
+def test_sub_acquisitions_wait_for_every_channel_and_for_nothing_else():
+    with streams(4, 2) as ((four, two), merged):
+        four.send(stamps(10, 30))
+        four.send(stamps())
+        assert merged.next_block(timeout_s=0.05) is None
+        two.send(stamps(10, 20, 1000))
+        block = merged.next_block(timeout_s=1.0)
+        assert block.time_ticks.tolist() == [10, 10, 20, 30, 1000, 1000]
+        assert block.channel.tolist() == [2, 4, 2, 4, 2, 0]
+        assert block.kind.tolist() == [0, 0, 0, 0, 0, EventKind.GAP_BEGIN]
+        two.send(stamps())
+        block = merged.next_block(timeout_s=1.0)
+        assert block.time_ticks.tolist() == [1500, 2500]
+        assert block.kind.tolist() == [EventKind.GAP_END, EventKind.GAP_BEGIN]
+        two.send(stamps(7))
+        four.send(stamps(8))
+        deadline_s = time.monotonic() + 5
+        while not merged.drain() and time.monotonic() < deadline_s:
+            pass
+        assert merged.next_block(timeout_s=1.0).time_ticks.tolist() == [3000, 3007, 3008, 4000]
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "says"),
+    [
+        (stamps(5, 4), NonMonotonicTimeError, "timestamp 1 of sub-acquisition 0 of channel 1 is earlier"),
+        (stamps(5, 1001), WireFormatError, "timestamp 1 of sub-acquisition 0 of channel 1 is after its end"),
+        (stamps(2**64 - 1), WireFormatError, "after its end"),
+        (stamps(1)[:7], WireFormatError, "whole timestamps"),
+        (stamps(1) + b"x", WireFormatError, "whole timestamps"),
+    ],
+)
+def test_timestamps_that_cannot_be_true(message, error, says):
+    with streams(1) as ((one,), merged):
+        one.send(message)
+        with pytest.raises(error, match=says):
+            merged.next_block(timeout_s=1.0)
+
+
+def test_addresses_of_what_is_beside_a_unit():
+    beside = address_beside
+    assert beside("zmq://10.0.0.9:5555", "127.0.0.1", 6060, "data-link") == "zmq://127.0.0.1:6060"
+    assert beside("zmq://10.0.0.9:5555?heartbeat=off", "::1", 4243, "stream-2") == "zmq+pair://[::1]:4243"
+    assert beside("zmq://127.0.0.1:7555", "127.0.0.1", 4243, "stream-2") == "zmq+pair://127.0.0.1:6243"
+    assert beside("emu://#idq-1", "", 4243, "stream-2") == "emu://?port=stream-2#idq-1"
+    assert beside("emu://idq-id900?seed=2", "", 6060, "data-link") == "emu://idq-id900?seed=2&port=data-link"

@@ -227,6 +227,29 @@ def test_a_service_that_does_not_answer_stop_is_reported_and_cleaned_up_later():
         assert unit._service().acquisitions() == []
 
 
+def test_a_channel_that_another_program_has_is_refused_and_the_rest_is_closed_again():
+    with bench() as (unit, _):
+        name = unit._service().start_stream("10.1.1.1", 3, 5003, with_index=False)
+        with pytest.raises(CommandRefusedError, match="in use"):
+            unit.start()
+        assert unit._service().acquisitions() == [name]
+        assert unit.read_status().state == "idle"
+        unit._service().stop(name)
+        unit.start()
+        assert len(unit.read_block(10, timeout_s=5.0)) == 10
+        unit.stop()
+
+
+def test_a_unit_that_locked_up_is_noticed(monkeypatch):
+    monkeypatch.setattr("qkdhw.drivers.idq_id900.STALL_S", 1.5)
+    with bench(pace=1.0) as (unit, served):
+        unit.start(sub_acquisition_s=0.02)
+        unit.read_block(1 << 20)
+        served.faults.add(Fault.FULL_BUFFER)
+        with pytest.raises(UnitStateError, match="PLAYING"):
+            read(unit, 1 << 40, timeout_s=3.0)
+
+
 def test_what_a_dead_program_left_open_is_closed():
     with bench() as (unit, _):
         link = unit._service()
