@@ -48,7 +48,12 @@ TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", mi
 def list_devices(
     network_s: Annotated[
         float,
-        typer.Option("--network", metavar="SECONDS", min=0, help="Ask the local network too (mDNS, VXI-11)."),
+        typer.Option(
+            "--network",
+            metavar="SECONDS",
+            min=0,
+            help="Ask the local network too (mDNS, VXI-11); answers take up to 3 s.",
+        ),
     ] = 0.0,
     bench: Annotated[Path | None, typer.Option(help="List the units of a bench file too.")] = None,
     as_json: JsonOption = False,

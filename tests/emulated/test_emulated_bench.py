@@ -225,8 +225,8 @@ def test_discovery_hears_a_service_on_this_machine():
     try:
         zeroconf.register_service(info)
         found = []
-        for _ in range(10):  # the machine may be busy
-            found = [e for e in discover(network_s=1.0, interfaces=["127.0.0.1"]).found if e.way == "network"]
+        for _ in range(4):  # the machine may be busy
+            found = [e for e in discover(network_s=3.0, interfaces=["127.0.0.1"]).found if e.way == "network"]
             if found:
                 break
     finally:
