@@ -84,12 +84,15 @@ def test_contracts(boxes):
 @pytest.mark.parametrize("transport", ["pty", "tcp", "emu"])
 def test_a_known_pattern_arrives(transport):
     symbols, bases = (0, 1, 2, 3) * 4, (0, 1) * 8
-    with two_boxes(transport) as (_, _, sender, receiver):
+    with two_boxes(transport) as (_, receiving, sender, receiver):
         threshold = calibrated(sender, receiver)
         assert 180 < threshold < 230
         sender.load_pattern(symbols)
         receiver.load_bases(bases)
+        heard_bytes = receiving.line.fed_bytes
         receiver.arm()
+        while receiving.line.fed_bytes < heard_bytes + len("SEQ? RXSEQ "):
+            time.sleep(0.001)  # the clock jumps: the sender would be done before the receiver's server has read this
         sender.run_pattern()
         assert decide_bits(receiver.read_measurement(), threshold) == (0, 0, 1, 1) * 4
 
