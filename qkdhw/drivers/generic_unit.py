@@ -126,6 +126,15 @@ class GenericUnit(Instrument):
         command = f"CONF {_place(setting, channel)} {','.join(map(_text_of, values))}"
         return _value_of(setting, command, self._ask(command))
 
+    def _apply(self, setting: Setting[Any], channel: int | None, value: Any) -> Any:
+        """As for all; if the unit refused a value and yet has it now, a reconnect keeps to that."""
+        try:
+            return super()._apply(setting, channel, value)
+        except CommandRefusedError:
+            if (setting.name, channel) in self._applied:
+                self._applied[setting.name, channel] = self._read_value(setting, channel)
+            raise
+
     @contextlib.contextmanager
     def _exchange(self, *, timeout_s: float | None = None) -> Iterator[None]:
         """As for all instruments, but a refusal is a whole answer: unit and driver stay in step."""
