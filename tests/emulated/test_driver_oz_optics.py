@@ -14,21 +14,25 @@ from qkdhw_emulators.serve import serve_unit
 from qkdhw_emulators.units.oz_optics import EmulatedOzDd100, EmulatedOzEpc400
 from qkdhw_emulators.world import VirtualClock, World
 
-TIMEOUT_S = 0.25
+PATIENT_S, HASTY_S = 5.0, 0.25  # hasty where answers are lost: such a test goes on until it works
+hasty_epc = pytest.mark.parametrize("epc", [HASTY_S], indirect=True)
+hasty_dd100 = pytest.mark.parametrize("dd100", [HASTY_S], indirect=True)
 
 
 @pytest.fixture
-def epc():
-    with serve_unit(EmulatedOzEpc400()) as served, open_unit("oz-epc400", served.url, timeout_s=TIMEOUT_S) as unit:
+def epc(request):
+    timeout_s = getattr(request, "param", PATIENT_S)
+    with serve_unit(EmulatedOzEpc400()) as served, open_unit("oz-epc400", served.url, timeout_s=timeout_s) as unit:
         yield served, unit
 
 
 @pytest.fixture
-def dd100():
+def dd100(request):
+    timeout_s = getattr(request, "param", PATIENT_S)
     world = World(clock=VirtualClock(pace=None))
     with (
         serve_unit(EmulatedOzDd100(world), world) as served,
-        open_unit("oz-dd100", served.url, timeout_s=TIMEOUT_S, move_timeout_s=TIMEOUT_S) as unit,
+        open_unit("oz-dd100", served.url, timeout_s=timeout_s, move_timeout_s=timeout_s) as unit,
     ):
         yield served, unit
 
@@ -86,7 +90,7 @@ def test_attenuation_is_what_the_motor_reached(dd100):
 def test_a_move_takes_time_and_is_waited_for():
     with (
         serve_unit(EmulatedOzDd100()) as served,
-        open_unit("oz-dd100", served.url, timeout_s=TIMEOUT_S) as unit,
+        open_unit("oz-dd100", served.url, timeout_s=PATIENT_S) as unit,
     ):
         begun_s = time.monotonic()
         assert abs(unit.set_attenuation_db(4.0) - 4.0) < 0.02
@@ -116,18 +120,23 @@ def test_range_errors_send_nothing(epc, dd100):
         assert served.line.fed_bytes == sent
 
 
+@hasty_epc
+@hasty_dd100
 @pytest.mark.parametrize("fault", sorted(LINE_FAULTS))
 def test_line_faults_give_right_data_or_typed_errors(epc, dd100, fault):
     for served, unit, name, channel in ((*epc, "voltage_mv", 2), (*dd100, "attenuation_db", None)):
-        unit.configure({name: 1234.0 if channel is None else {channel: 1234.0}} if channel else {name: 12.0})
-        right = unit.read_setting(name, channel)
-        served.faults.add(fault, count=1, seconds=1.5 * TIMEOUT_S if fault is Fault.LATE_REPLY else 0.05)
+        settings = {name: {channel: 1234.0} if channel else 12.0}
+        until_it_works(lambda unit=unit, settings=settings: unit.configure(settings))
+        right = until_it_works(lambda unit=unit, name=name, channel=channel: unit.read_setting(name, channel))
+        served.faults.add(fault, count=1, seconds=1.5 * HASTY_S if fault is Fault.LATE_REPLY else 0.05)
         with contextlib.suppress(TransportError, UnitError):
             assert unit.read_setting(name, channel) == right
         served.faults.discard(fault)
         assert until_it_works(lambda unit=unit, name=name, channel=channel: unit.read_setting(name, channel)) == right
 
 
+@hasty_epc
+@hasty_dd100
 @pytest.mark.parametrize("fault", [Fault.SILENT, Fault.GARBAGE, Fault.WRONG_IDENTITY])
 def test_unit_faults_are_typed(epc, dd100, fault):
     for served, unit in (epc, dd100):
@@ -145,13 +154,14 @@ def test_a_stuck_value_is_found_out(epc, dd100):
             unit.configure(settings)
 
 
+@hasty_epc
 def test_a_late_answer_is_never_taken_for_another(epc):
     served, unit = epc
-    unit.configure({"voltage_mv": {1: 1111, 2: 2222}})
+    until_it_works(lambda: unit.configure({"voltage_mv": {1: 1111, 2: 2222}}))
     for channel, value in ((1, 1111), (2, 2222), (1, 1111)):
-        served.faults.add(Fault.LATE_REPLY, count=1, seconds=1.3 * TIMEOUT_S)
+        served.faults.add(Fault.LATE_REPLY, count=1, seconds=1.3 * HASTY_S)
         assert until_it_works(lambda channel=channel: unit.read_retarder(channel)) == value
-        assert unit.frequency_hz[channel] == {1: 7, 2: 17}[channel]
+        assert until_it_works(lambda channel=channel: unit.frequency_hz[channel]) == {1: 7, 2: 17}[channel]
 
 
 def test_a_lost_terminal_comes_back_with_the_settings(epc):
@@ -189,7 +199,7 @@ def test_eight_threads_get_their_own_answers(name, request):
 
 @pytest.mark.parametrize("name", ["oz-epc400", "oz-dd100"])
 def test_inside_the_process(name):
-    with open_unit(name, f"emu://{name}?pace=none", timeout_s=TIMEOUT_S) as unit:
+    with open_unit(name, f"emu://{name}?pace=none", timeout_s=PATIENT_S) as unit:
         before = unit.snapshot()
         unit.restore(before)
         assert unit.snapshot() == before
@@ -198,6 +208,6 @@ def test_inside_the_process(name):
 def test_echo_is_skipped():
     with (
         serve_unit(EmulatedOzEpc400(echo=True)) as served,
-        open_unit("oz-epc400", served.url, timeout_s=TIMEOUT_S) as unit,
+        open_unit("oz-epc400", served.url, timeout_s=PATIENT_S) as unit,
     ):
         assert unit.set_retarder(1, 42) == 42
