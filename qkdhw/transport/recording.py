@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qkdhw.errors import NotSupportedError, TransportClosedError, TransportError, WireFormatError
-from qkdhw.transport.byte_link import UsbWire, Wire
+from qkdhw.transport.byte_link import MessageWire, UsbWire, Wire
 from qkdhw.transport.session_file import SessionWriter, packed, read_session, unpacked
 
 
@@ -30,14 +30,19 @@ class RecordingWire:
 
     def receive(self, limit: int, *, timeout_s: float) -> bytes:
         """Return what the wire received."""
-        try:
-            data = self._wire.receive(limit, timeout_s=timeout_s)
-        except TransportError as error:
-            self._writer.note({"lost": str(error)})
-            raise
-        if data:
-            self._writer.note(packed("in", data))
-        return data
+        return self._noted(lambda: self._wire.receive(limit, timeout_s=timeout_s) or None, timeout_s) or b""
+
+    def receive_message(self, limit: int, *, timeout_s: float) -> bytes | None:
+        """Return the message that the wire received, which may be empty, or None at the deadline."""
+        wire = self._wire
+        if isinstance(wire, MessageWire):
+            return self._noted(lambda: wire.receive_message(limit, timeout_s=timeout_s), timeout_s)
+        return self._noted(lambda: wire.receive(limit, timeout_s=timeout_s) or None, timeout_s)
+
+    def read_pipe(self, pipe: int, limit: int, timeout_s: float) -> bytes:
+        """Return what the wire received from another bulk pipe."""
+        usb = self._usb()
+        return self._noted(lambda: usb.read_pipe(pipe, limit, timeout_s) or None, timeout_s) or b""
 
     def send(self, data: memoryview, *, timeout_s: float) -> int:
         """Send by the wire."""
@@ -62,6 +67,16 @@ class RecordingWire:
     def close(self) -> None:
         """Close the wire."""
         self._wire.close()
+
+    def _noted(self, receive: Callable[[], bytes | None], timeout_s: float) -> bytes | None:
+        """Write down what came, also that nothing did: whoever polls gets the same when this is played."""
+        try:
+            data = receive()
+        except TransportError as error:
+            self._writer.note({"lost": str(error)})
+            raise
+        self._writer.note({"idle": timeout_s > 0} if data is None else packed("in", data))
+        return data
 
     def _usb(self) -> UsbWire:
         if not isinstance(self._wire, UsbWire):
@@ -146,17 +161,27 @@ class Playback:
             if size == len(recorded):
                 self._at, self._sent_of_line = self._at + 1, 0
 
-    def next_in(self, limit: int) -> bytes:
-        """Return what came next then, or b"" if something was sent first."""
+    def next_in(self, limit: int, *, waits: bool) -> bytes | None:
+        """Return what came next then, or None if nothing did or something was sent first.
+
+        Args:
+            limit: Most bytes to return.
+            waits: Whether the caller waits for input, or only looks whether there is any.
+        """
+        while waits and not self.ended and self._lines[self._at][1].get("idle") is False:
+            self._at += 1  # it looked more often then than it does now
         if self.ended:
-            return b""
+            return None
         _, line = self._lines[self._at]
         if "lost" in line:
             self._at += 1
             raise TransportClosedError(f"the recorded link closed: {line['lost']}", remedy="it is a recording")
+        if "idle" in line:
+            self._at += waits or not line["idle"]
+            return None
         data = unpacked(line, "in")
         if data is None or "control" in line:
-            return b""
+            return None
         if self._pace is not None:
             time.sleep(max(0.0, self._begun_s + line["t"] / self._pace - time.monotonic()))
         data = data[self._given_of_line :]
@@ -175,6 +200,8 @@ class Playback:
         return unpacked(line, "in") or b""
 
     def _peek(self, *keys: str) -> tuple[int, dict[str, Any]]:
+        while not self.ended and "idle" in self._lines[self._at][1]:
+            self._at += 1  # it waited longer then than it does now
         if self.ended:
             raise TransportClosedError(f"the recording {self._path} is over", remedy="do no more than was recorded")
         number, line = self._lines[self._at]
@@ -190,7 +217,7 @@ class Playback:
 
 
 class PlaybackWire:
-    """The wire to a recorded unit."""
+    """The wire to a recorded unit: what it receives comes at once, and where nothing came nothing is waited for."""
 
     def __init__(self, playback: Playback, *, keeps_messages: bool, fresh_when_reopened: bool) -> None:
         self.keeps_messages = keeps_messages
@@ -198,8 +225,16 @@ class PlaybackWire:
         self._playback = playback
 
     def receive(self, limit: int, *, timeout_s: float) -> bytes:
-        """Return what came then, b"" if nothing did: a recording does not wait for a deadline."""
-        return self._playback.next_in(limit)
+        """Return what came then."""
+        return self._playback.next_in(limit, waits=timeout_s > 0) or b""
+
+    def receive_message(self, limit: int, *, timeout_s: float) -> bytes | None:
+        """Return the message that came then."""
+        return self._playback.next_in(limit, waits=timeout_s > 0)
+
+    def read_pipe(self, pipe: int, limit: int, timeout_s: float) -> bytes:
+        """Return what came from the other bulk pipe then."""
+        return self._playback.next_in(limit, waits=timeout_s > 0) or b""
 
     def send(self, data: memoryview, *, timeout_s: float) -> int:
         """Compare with what was sent then."""

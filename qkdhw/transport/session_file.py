@@ -4,6 +4,7 @@ JSON lines. The first is the header; then each line is one of
     {"t": s, "dial": n}                                 the link was opened the n-th time
     {"t": s, "out": text} or {"t": s, "out64": base64}   bytes to the unit
     {"t": s, "in": text} or {"t": s, "in64": base64}     bytes from the unit
+    {"t": s, "idle": true or false}                      nothing came, to one who waited or who only looked
     {"t": s, "lost": text}                               the link closed, and why
     {"t": s, "control": [type, request, value, index, size], "in64" or "out64": base64}   a USB control transfer
     {"t": s, "nonce": n}                                 a number drawn for a challenge
