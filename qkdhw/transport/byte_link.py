@@ -190,10 +190,14 @@ class ByteLink:
                 if time.monotonic() + pause_s >= deadline_s:
                     raise
             else:
-                self.generation += 1
-                return
+                break
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, REDIAL_LONGEST_S)
+            self._check_open()
+        if self._closed:  # by another thread meanwhile, which closed the wire before
+            self._wire.close()
+        self._check_open()
+        self.generation += 1
 
     def write(self, data: bytes, *, timeout_s: float = 5.0) -> None:
         """Send all bytes.

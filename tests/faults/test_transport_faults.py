@@ -21,6 +21,8 @@ from qkdhw.errors import (
     WireFormatError,
 )
 from qkdhw.transport import open_transport
+from qkdhw.transport.byte_link import ByteLink
+from qkdhw.transport.tcp_link import TcpWire
 
 IDENTITY = b"OK Acme,TX-1,0042,1.2.0,GTX/1\n"
 STATUS = b"OK state=idle pulses=12 buffered=0 lost=0 clock=locked alarms=0\n"
@@ -330,6 +332,38 @@ def test_a_reader_that_waits_is_woken_by_close():
         with pytest.raises(TransportClosedError):
             link.read_exactly(1, timeout_s=5.0)
         assert time.monotonic() - began_s < 1.0
+
+
+def test_a_link_that_is_closed_while_it_is_dialled_again_stays_closed():
+    dialled, go_on, wires = threading.Event(), threading.Event(), []
+    go_on.set()
+
+    def dial(timeout_s):
+        dialled.set()
+        go_on.wait()
+        wires.append(TcpWire("127.0.0.1", int(url.rpartition(":")[2]), timeout_s=timeout_s))
+        return wires[-1]
+
+    def dial_again():
+        with pytest.raises(TransportClosedError):
+            link.reconnect(timeout_s=60.0)
+
+    with server(answering(), answering()) as url:
+        link = ByteLink(url, dial)
+        dialled.clear()
+        go_on.clear()
+        thread = threading.Thread(target=dial_again)
+        thread.start()
+        dialled.wait()
+        link.close()
+        go_on.set()
+        thread.join()
+        assert len(wires) == 2
+        for wire in wires:
+            with pytest.raises(TransportClosedError):
+                wire.receive(1, timeout_s=60.0)
+        with pytest.raises(TransportClosedError):
+            link.write(b"x")
 
 
 def test_writing_to_a_peer_that_does_not_read_ends_at_the_deadline():
