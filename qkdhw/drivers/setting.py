@@ -68,8 +68,7 @@ class Setting(Generic[T]):
         reply: What the unit answers when it is set.
         retry: Whether reading it may be repeated after a lost answer.
         restore: Whether it is set again after a reconnect; False for what must not come back by itself, as light.
-        affects: Settings whose values the unit changes with this one: what a reconnect restores of them is what they are
-            then.
+        affects: Settings whose values the unit changes with this one: a reconnect restores what they were afterwards.
         query: Text that reads it.
         command: Text that sets it; `{value}` is filled in.
         decode: From the answer's text to the value, raising ValueError; numbers as Python reads them if left out.

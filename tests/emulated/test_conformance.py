@@ -22,7 +22,11 @@ OF_SCHEME = {
     "usb": ["usb"],
     "zmq": ["zmq"],
 }
-EMULATED = sorted(point.name for point in entry_points(group="qkdhw.emulators") if point.name in ("agilent-8156a","oz-epc400","oz-dd100","generic-tx","sfifteen-tdc1","thorlabs-mpc320"))
+EMULATED = sorted(
+    point.name
+    for point in entry_points(group="qkdhw.emulators")
+    if point.name in ("agilent-8156a", "oz-epc400", "oz-dd100", "generic-tx", "sfifteen-tdc1", "thorlabs-mpc320")
+)
 TIMEOUT_S = 0.3
 
 
