@@ -4,66 +4,21 @@ from __future__ import annotations
 
 import configparser
 import json
-import os
-import shutil
-import subprocess
 import sys
 import tarfile
 import tomllib
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from distributions import ROOT, Built
 
 from qkdhw.version import __version__
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 KERNELS = {path.stem for path in (ROOT / "ext").glob("*.pyx")}
-IGNORED = ("build", "dist", "*.egg-info", "*.so", "__pycache__", ".[!c]*", "demo-run", "demo-report.html")
-BUILD_TIMEOUT_S = 500
-UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@dataclass(frozen=True)
-class Built:
-    """Both distributions, and the wheel installed in a folder of its own."""
-
-    sdist: Path
-    wheel: Path
-    site: Path
-
-    def run(self, *command: object) -> subprocess.CompletedProcess[str]:
-        """Run something outside of the tree, with the installed wheel before all else."""
-        return subprocess.run(
-            [str(word) for word in command],
-            cwd=self.site.parent, env=UNMEASURED | {"PYTHONPATH": str(self.site)},
-            capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False,
-        )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    place = tmp_path_factory.mktemp("packaging")
-    shutil.copytree(ROOT, place / "tree", ignore=shutil.ignore_patterns(*IGNORED))
-    (place / "jobs.cfg").write_text(f"[build_ext]\nparallel = {os.cpu_count()}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--outdir", place / "dist", place / "tree"],
-        env=UNMEASURED | {"DIST_EXTRA_CONFIG": str(place / "jobs.cfg"), "CFLAGS": "-g0"},
-        capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    (sdist,) = (place / "dist").glob("*.tar.gz")
-    (wheel,) = (place / "dist").glob("*.whl")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
-    subprocess.run(
-        [*install, "--disable-pip-version-check", "--target", place / "site", wheel],
-        env=UNMEASURED, check=True, timeout=120,
-    )  # fmt: skip
-    return Built(sdist, wheel, place / "site")
 
 
 def names_in(wheel: Path) -> set[str]:

@@ -39,8 +39,10 @@ def run(*arguments):
 
 
 def files_in(folder):
-    paths = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    return {str(path.relative_to(folder)): path.read_text() for path in paths}
+    """Texts by path, without what tools leave behind."""
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    kept = [path for path in paths if not any(part.startswith((".", "__pycache__")) for part in path.parts)]
+    return {str(path): (folder / path).read_text() for path in kept}
 
 
 def test_the_example_is_what_the_command_writes():
