@@ -31,7 +31,7 @@ name = "{name}"
 version = "0.1.0"
 description = "qkdhw driver and emulator of the {vendor} {model}"
 requires-python = ">=3.11"
-dependencies = ["qkdhw"]
+dependencies = ["qkdhw[serial]"]
 
 [project.optional-dependencies]
 test = ["pytest>=9"]
