@@ -52,7 +52,7 @@ lock:            ## resolve the dependencies again (needs uv)
 	uv pip compile pyproject.toml --all-extras --group build --universal --python-version 3.11 --generate-hashes \
 	  --custom-compile-command "make lock" -o .ci/lock/run.txt
 	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --generate-hashes \
-	  -c .ci/lock/run.txt --no-emit-package s15lib --custom-compile-command "make lock" -o .ci/lock/dev.txt
+	  -c .ci/lock/run.txt $(addprefix --no-emit-package ,s15lib python-usbtmc python-vxi11) --custom-compile-command "make lock" -o .ci/lock/dev.txt
 	uv pip compile --group from-source --no-deps --universal --python-version 3.11 --generate-hashes \
 	  --custom-compile-command "make lock" -o .ci/lock/from-source.txt
 
@@ -74,7 +74,7 @@ $(VENV)/.run: $(VENV)/bin/python .ci/lock/run.txt $(SOURCES)
 
 $(VENV)/.dev: $(VENV)/bin/python .ci/lock/dev.txt .ci/lock/from-source.txt $(SOURCES)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .ci/lock/dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --require-hashes -r .ci/lock/from-source.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --use-pep517 --no-deps --require-hashes -r .ci/lock/from-source.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@$(ON_PATH)
 	@touch $@ $(VENV)/.run
