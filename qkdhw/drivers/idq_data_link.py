@@ -29,6 +29,7 @@ from qkdhw.errors import (
     CommandRefusedError,
     EventOverflowError,
     NonMonotonicTimeError,
+    TransportClosedError,
     TransportError,
     TransportTimeoutError,
     WireFormatError,
@@ -102,7 +103,7 @@ class DataLink:
             CommandRefusedError: The service refused; its words are in the message.
         """
         command = f"start-stream --address {address} --channel {channel} --stream-port {port}"
-        answer = self._ask(command + (" --with-ref-index" if with_index else ""))
+        answer = self._asked(command + (" --with-ref-index" if with_index else ""))
         name = answer.get("id") if isinstance(answer, dict) else None
         if not isinstance(name, str) or not _ID.fullmatch(name):
             raise WireFormatError("the DataLink service answered start-stream without the name of an acquisition")
@@ -118,10 +119,17 @@ class DataLink:
         Raises:
             TransportTimeoutError: No answer, as happens in the field; the acquisition may still be open.
         """
-        answer = self._ask(f"stop --id {name}")
+        answer = self._asked(f"stop --id {name}")
         return _status_of(answer.get("status") if isinstance(answer, dict) else None)
 
     def _ask(self, command: str) -> Any:
+        """Ask what may be asked again if the answer is lost or spoilt."""
+        try:
+            return self._asked(command)
+        except (TransportTimeoutError, TransportClosedError, WireFormatError):
+            return self._asked(command)
+
+    def _asked(self, command: str) -> Any:
         with self._link.exchange(lambda: self._link.reconnect(timeout_s=self._timeout_s), timeout_s=self._timeout_s):
             self._link.write(command.encode("ascii"), timeout_s=self._timeout_s)
             message = self._link.read_message(ANSWER_LIMIT_BYTES, timeout_s=self._timeout_s)

@@ -156,6 +156,7 @@ class IdqId900(IdqTimeController):
         Raises:
             ValueError: `max_events` is below 1.
             NonMonotonicTimeError, WireFormatError: A time cannot be true. The stream is over.
+            TransportClosedError: The service has gone. The stream is over.
             UnitStateError: The record has ended or has stalled, or an earlier error ended the stream.
         """
         if max_events < 1:
@@ -187,8 +188,7 @@ class IdqId900(IdqTimeController):
                 return
             self._state = "broken"  # until everything below has worked
             self._do("REC:STOP")
-            self._drain(merged)
-            lost, errors = self._end(merged)
+            lost, errors = self._end(merged, self._drain(merged))
             self._state = "idle"
         if lost or errors:
             self._alarms.add("event_overflow")
@@ -240,7 +240,8 @@ class IdqId900(IdqTimeController):
 
     # --- inside ----------------------------------------------------------------------------------------------
     def _play(self) -> None:
-        self._do("REC:PLAY")
+        with self._exchange():
+            self._tell("REC:PLAY")
         if self.record_stage == "IDLE":
             raise UnitStateError("the record does not start", remedy="look at the unit's record settings")
 
@@ -332,8 +333,12 @@ class IdqId900(IdqTimeController):
                 remedy="start again; if it goes on saying PLAYING, restart the unit and lower the rate",
             )
 
-    def _drain(self, merged: MergedStreams) -> None:
-        """Fetch what is on its way, until the service has handed over all it has and nothing new comes."""
+    def _drain(self, merged: MergedStreams) -> list[AcquisitionStatus]:
+        """Fetch what is on its way, until the service has handed over all it has and nothing new comes.
+
+        Returns:
+            What the service then says of each channel.
+        """
         before: list[AcquisitionStatus] = []
         changed_s = time.monotonic()
         while True:
@@ -344,36 +349,38 @@ class IdqId900(IdqTimeController):
             messages = [stream.messages for stream in merged.streams.values()]
             whole = len(set(messages)) == 1 and messages == [status.sub_acquisitions for status in now]
             if time.monotonic() - changed_s > (SETTLE_S if whole else SETTLE_S + self._timeout_s):
-                return
+                return now
             time.sleep(POLL_S)
 
-    def _end(self, merged: MergedStreams) -> tuple[int, list[str]]:
+    def _end(self, merged: MergedStreams, statuses: list[AcquisitionStatus]) -> tuple[int, list[str]]:
         """Close the acquisitions; return how many timestamps are missing, and what else was lost, in words."""
         lost, errors = 0, []
         most = max(stream.messages for stream in merged.streams.values())
-        for channel, stream in merged.streams.items():
+        for (channel, stream), before in zip(merged.streams.items(), statuses, strict=True):
             self._do(f"RAW{channel}:SEND OFF")
-            status = self._stop_acquisition(stream.name)
-            if status is not None:
-                lost += max(0, status.timestamps - stream.timestamps)
-                errors += [f"channel {channel}: {shown(error)}" for error in status.errors]
-            if stream.messages < most:
-                errors.append(f"channel {channel} sent {stream.messages} of {most} sub-acquisitions")
+            status = self._stop_acquisition(stream.name) or before
+            lost += max(0, status.timestamps - stream.timestamps)
+            errors += [f"channel {channel}: {shown(error)}" for error in status.errors]
+            if not stream.messages == status.sub_acquisitions == most:
+                counts = f"{stream.messages} messages for {status.sub_acquisitions} sub-acquisitions, another {most}"
+                errors.append(f"channel {channel} sent {counts}: its times may be wrong")
         if rise := self._rise_of_raw_errors() + self._counters["missed"]:
             errors.append(f"the unit's error counters rose by {rise}")
         merged.close()
         return lost, errors
 
     def _stop_acquisition(self, name: str) -> AcquisitionStatus | None:
-        """End an acquisition at the service, which does not always answer; None if its end is not known."""
+        """End an acquisition at the service, which does not always answer; None if there is none any more."""
         data_link = self._service()
         try:
             return data_link.stop(name)
+        except CommandRefusedError:
+            return None
         except TransportTimeoutError:
+            if name not in data_link.acquisitions():  # it stopped, only the answer was lost
+                return None
             self._alarms.add("acquisition_left_open")
             return data_link.status(name)
-        except CommandRefusedError:  # there is none of this name any more
-            return None
 
     def _abandon(self, merged: MergedStreams) -> None:
         """End a stream that failed, as far as it can be ended."""

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -286,9 +287,9 @@ class IdqTimeController(TextInstrument):
         self._ask(command)
 
     def _do(self, *commands: str) -> None:
-        with self._exchange():
-            for command in commands:
-                self._tell(command)
+        """Send commands that may be repeated."""
+        for command in commands:
+            self._retried(partial(self._tell, command))
 
 
 def _check_number(number: int) -> None:

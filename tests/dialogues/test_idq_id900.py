@@ -2,7 +2,7 @@
 
 import json
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
@@ -239,11 +239,10 @@ def test_what_the_service_may_not_answer(call, answer, error):
         "stop": (b"stop --id a:1", lambda link: link.stop("a:1")),
     }
     question, ask = calls[call]
-    with expect_dialogue("zmq", [(question, answer)]) as url:
-        link = DataLink(url, timeout_s=1.0)
+    times = 2 if answer in {b"[", b"\xff\xfe"} else 1  # what is no JSON was spoilt on the way: it is asked again
+    with expect_dialogue("zmq", [(question, answer)] * times) as url, closing(DataLink(url, timeout_s=1.0)) as link:
         with pytest.raises(error):
             ask(link)
-        link.close()
 
 
 def test_what_the_service_answers():
@@ -258,13 +257,11 @@ def test_what_the_service_answers():
         (b"stop --id 10.98.99.7:5557", b'{"status": ' + status + b"}"),
     ]
     told = AcquisitionStatus(2, 9, ("late", "odd"))
-    with expect_dialogue("zmq", turns) as url:
-        link = DataLink(url, timeout_s=1.0)
+    with expect_dialogue("zmq", turns) as url, closing(DataLink(url, timeout_s=1.0)) as link:
         assert link.acquisitions() == ["10.98.99.7:5556"]
         assert link.start_stream("10.98.99.7", 2, 4243, with_index=True) == "10.98.99.7:5557"
         assert link.status("10.98.99.7:5557") == told
         assert link.stop("10.98.99.7:5557") == told
-        link.close()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The ID900's driver and emulator over real ZeroMQ sockets, and inside the process."""
 
+import contextlib
 import threading
 import time
 from contextlib import contextmanager
@@ -248,6 +249,24 @@ def test_a_unit_that_locked_up_is_noticed(monkeypatch):
         served.faults.add(Fault.FULL_BUFFER)
         with pytest.raises(UnitStateError, match="PLAYING"):
             read(unit, 1 << 40, timeout_s=3.0)
+
+
+@pytest.mark.parametrize("fault", ["drop", "garble", "disconnect"])
+def test_a_service_whose_answers_are_spoilt_gives_typed_errors_no_false_loss_and_recovers(fault):
+    with bench() as (unit, served):
+        line = served.line.further["data-link"][0]
+        for _ in range(4):
+            line.faults.parse(f"{fault}:rate=0.2")
+            with contextlib.suppress(TransportError, UnitError):
+                unit.start((1, 2))
+                unit.stop()
+        line.faults.clear()
+        with contextlib.suppress(TransportError, UnitError):
+            unit.stop()
+        unit.start((1, 2))
+        assert len(unit.read_block(10, timeout_s=5.0)) == 10
+        unit.stop()
+        assert unit._service().acquisitions() == []
 
 
 def test_what_a_dead_program_left_open_is_closed():
