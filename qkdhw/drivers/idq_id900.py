@@ -68,13 +68,7 @@ class IdqId900(IdqTimeController):
     unit_kind: ClassVar[str] = "time tagger"
     capabilities: ClassVar[frozenset[str]] = frozenset({"TimeTagger", "Counter"})
 
-    def __init__(
-        self,
-        transport: Transport,
-        *,
-        timeout_s: float = 2.0,
-        data_link_url: str | None = None,
-    ) -> None:
+    def __init__(self, transport: Transport, *, timeout_s: float = 2.0, data_link_url: str | None = None) -> None:
         self._data_link_url = data_link_url
         self._data_link: DataLink | None = None
         self._stream_lock = threading.RLock()
@@ -100,11 +94,7 @@ class IdqId900(IdqTimeController):
 
     # --- timestamps ------------------------------------------------------------------------------------------
     def start(
-        self,
-        channels: Sequence[int] | None = None,
-        *,
-        sub_acquisition_s: float = 0.2,
-        reference_period_ps: int = 0,
+        self, channels: Sequence[int] | None = None, *, sub_acquisition_s: float = 0.2, reference_period_ps: int = 0
     ) -> None:
         """Start an endless stream of timestamps.
 

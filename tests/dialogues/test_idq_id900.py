@@ -240,9 +240,12 @@ def test_what_the_service_may_not_answer(call, answer, error):
     }
     question, ask = calls[call]
     times = 2 if answer in {b"[", b"\xff\xfe"} else 1  # what is no JSON was spoilt on the way: it is asked again
-    with expect_dialogue("zmq", [(question, answer)] * times) as url, closing(DataLink(url, timeout_s=1.0)) as link:
-        with pytest.raises(error):
-            ask(link)
+    with (
+        expect_dialogue("zmq", [(question, answer)] * times) as url,
+        closing(DataLink(url, timeout_s=1.0)) as link,
+        pytest.raises(error),
+    ):
+        ask(link)
 
 
 def test_what_the_service_answers():
