@@ -44,7 +44,7 @@ def test_true_timestamps_with_index(times, period, begin):
 words = st.one_of(st.integers(0, 50), st.integers(0, 2**64 - 1))
 
 
-@given(st.lists(words, max_size=20), st.integers(0, 2**62), st.integers(0, 2**62))
+@given(st.lists(words, max_size=20), st.integers(0, 2**62 - 1), st.integers(0, 2**62))
 def test_any_words(values, begin, width):
     agree(np.array(values, "<u8").tobytes(), begin, width, 0)
 
