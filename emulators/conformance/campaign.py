@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from qkdhw_emulators.conformance.subject import NotApplicableError, Subject
 from qkdhw_emulators.faults import LINE_FAULTS, Fault
 from qkdhw_emulators.in_process import make_unit
 from qkdhw_emulators.serve import serve_unit
-from qkdhw_emulators.world import World
+from qkdhw_emulators.world import VirtualClock, World
 
 RECOVERY_S = 5.0
 HANG_S = 20.0
@@ -62,6 +63,7 @@ def run_campaign(
     n_faults: int,
     seed: int = 1,
     timeout_s: float = 0.1,
+    paces: Mapping[str, float] = MappingProxyType({}),
     on_progress: Callable[[Tally], None] = lambda _tally: None,
 ) -> Tally:
     """Inject faults.
@@ -71,13 +73,14 @@ def run_campaign(
         n_faults: How many faults in all.
         seed: Seed of everything random.
         timeout_s: Longest wait of the drivers for an answer.
+        paces: Bench seconds per second by driver name, 1 if left out: motors that turn faster let more faults happen.
         on_progress: Called now and then.
     """
     tally = Tally()
     share = -(-n_faults // len(places_))
     for number, (name, on) in enumerate(places_):
         rng = np.random.default_rng([seed, number])
-        world = World(seed=seed)
+        world = World(seed=seed, clock=VirtualClock(pace=paces.get(name, 1.0)))
         with serve_unit(make_unit(name, world), world, transport=on) as served:
             subject = Subject(name, served.url, load_driver(name), timeout_s=timeout_s, served=served)
             with _Attack(subject, rng, tally) as attack:

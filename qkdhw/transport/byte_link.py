@@ -18,7 +18,7 @@ from qkdhw.errors import NotSupportedError, TransportClosedError, TransportError
 
 CHUNK_BYTES = 65536
 MESSAGE_LIMIT_BYTES = 64 << 20
-REDIAL_FIRST_S, REDIAL_LONGEST_S = 0.005, 0.05  # a unit that is back is found again within 0.1 s
+REDIAL_FIRST_S, REDIAL_LONGEST_S = 0.005, 0.02  # a unit that is back is found again within 0.1 s
 
 
 class Wire(Protocol):

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("ip") is None, reason="making a network needs root and iproute2"
 )
 UNIT = "10.77.31.2"
-ANSWER_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S, AWAY_S = 30.0, 4.0
 SERVER = f"""
 import sys
 from qkdhw_emulators.in_process import make_unit
@@ -70,3 +71,24 @@ def test_a_pulled_cable_is_noticed_while_an_answer_is_awaited(network):
         server.stdin.close()
     print(f"noticed after {noticed_s:.2f} s")
     assert noticed_s < ANSWER_TIMEOUT_S / 5  # by the connection, not by the time-out
+
+
+def test_a_call_goes_on_after_the_cable_is_back(network):
+    command = ["ip", "netns", "exec", network, sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        url = server.stdout.readline().strip()
+        with open_unit("agilent-8156a", url, timeout_s=ANSWER_TIMEOUT_S) as unit:
+            ip("-n", network, "link", "set", f"{network}b", "down")
+            answers = []
+            thread = threading.Thread(target=lambda: answers.append(unit.attenuation_db), daemon=True)
+            thread.start()
+            time.sleep(AWAY_S)
+            assert answers == []
+            ip("-n", network, "link", "set", f"{network}b", "up")
+            begun_s = time.monotonic()
+            thread.join()
+            back_s = time.monotonic() - begun_s
+        server.stdin.close()
+    print(f"answered {back_s:.2f} s after the cable was back")
+    assert answers == [0.0]
+    assert back_s < ANSWER_TIMEOUT_S / 5  # by a new dial, not by the old one's patience
