@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import qkdhw.interfaces
 from qkdhw.drivers.setting import ChannelSetting, Setting
-from qkdhw.errors import CommandRefusedError, ConfigurationError, QkdhwError, UnitStateError
+from qkdhw.errors import CommandRefusedError, ConfigurationError, TransportError, UnitError, UnitStateError
 from qkdhw.model import UnitInfo, UnitStatus
 from qkdhw_emulators.conformance.subject import NotApplicableError, Subject, require
 
@@ -121,15 +122,31 @@ def check_snapshot_and_restore(subject: Subject) -> None:
 
 
 def check_closes_twice(subject: Subject) -> None:
-    """Closing twice is allowed, and a closed unit answers with a typed error."""
+    """Closing twice is allowed, and every call to a closed unit gives a typed error without a word to the unit."""
     with subject.open() as unit:
         unit.close()
         unit.close()
-        try:
-            unit.identify()
-        except QkdhwError:
-            return
-        require(False, "identify() on a closed unit raises a typed error")
+        line = subject.served.line if subject.served else None
+        sent = line.fed_bytes if line else 0
+        calls: dict[str, Callable[[], Any]] = {
+            "identify()": unit.identify, "read_status()": unit.read_status, "snapshot()": unit.snapshot,
+        }  # fmt: skip
+        for setting in subject.settings.values():
+            channel = setting.channels[0] if setting.channels else None
+            if setting.readable:
+                calls[f"reading {setting.name}"] = partial(unit.read_setting, setting.name, channel)
+            if setting.writable and trial_values(setting):
+                value = trial_values(setting)[0]
+                calls[f"setting {setting.name}"] = partial(unit.configure, {setting.name: value})
+        if subject.has("TimeTagger"):
+            calls["start()"] = unit.start
+        for what, call in calls.items():
+            try:
+                call()
+            except (TransportError, UnitError):
+                continue
+            require(False, f"{what} on a closed unit raises a typed error")
+        require(line is None or line.fed_bytes == sent, "nothing is sent to a unit that was closed")
 
 
 def places(subject: Subject) -> list[tuple[Setting[Any], int | None]]:

@@ -120,6 +120,8 @@ class Instrument:
 
         Drivers of instruments with a state of their own say more.
         """
+        with self._exchange():
+            pass  # a unit that was closed has no state, even if there is nothing to ask
         readings = {n: s for n, s in self._settings.items() if s.access == "r" and s.kind is not str and s.length == 1}
         monitors: dict[str, float] = {}
         for name, setting in readings.items():

@@ -203,7 +203,9 @@ class EkpqcBoard(TextInstrument):
         return value
 
     def _write_value(self, setting: Setting[Any], channel: int | None, value: Any) -> None:
-        self._acknowledged(setting.command.format(value=value))
+        moves = setting.name == "polarization"
+        command = setting.command.format(value=value)
+        self._acknowledged(command, timeout_s=MOVE_TIMEOUT_S if moves else self._timeout_s)
 
 
 class EkpqcSender(EkpqcBoard):

@@ -153,6 +153,7 @@ class ByteLink:
 
         Raises:
             TransportTimeoutError: Another thread held the link for too long.
+            TransportClosedError: The link was closed.
         """
         if not self._lock.acquire(timeout=timeout_s):
             raise TransportTimeoutError(
@@ -161,6 +162,7 @@ class ByteLink:
             )
         self._depth += 1
         try:
+            self._check_open()
             if self._dirty and self._depth == 1:
                 resynchronise()
                 self._dirty = False
