@@ -18,8 +18,9 @@ MAX_RATE_HZ = 2.2e6  # what the card hands over; above it shuts its inputs now a
 SHORTEST_S, LONGEST_S = 5e-9, 10.0
 WRAP_TICKS = 1 << 49
 FAST_LATE = 17  # below this of the fast counter the slow one has not moved on yet
-STEP_BACK_EVERY, STEP_BACK_TICKS = 64, 400
-FRACTION_BITS = 16
+STEP_BACK_EVERY = 64
+SLOW_SHIFT, WORD_MASK = 24, (1 << 64) - 1
+PERIOD_EVENTS, STEPS_PER_TICK = 8192, 16  # so a period is a whole number of 64 ns
 INHIBITED, OVERFLOWING = 0x80, 0x10
 SWITCHES: dict[int, tuple[str, bool]] = {
     7: ("inhibited", True),
@@ -85,7 +86,7 @@ class EmulatedCqtFx2:
         self.further_ports: Mapping[str, tuple[EventsPipe, int]] = {"0x82": (EventsPipe(self), 0)}
         self._rng = self.world.rng("unit")
         self._packet = bytearray()
-        self._sent = self._n_pulses = self._begun_ticks = 0
+        self._sent = self._n_pulses = self._begun_ticks = self._step = 0
         self.full = False
         self.power_cycle()
 
@@ -138,18 +139,31 @@ class EmulatedCqtFx2:
         self.full = self.full or (Fault.FULL_BUFFER in self.faults and self.transferring)
         if not self.transferring or self.inhibited or self.full or rate_hz <= 0:
             return b""
-        step = round(min(max(1 / min(rate_hz, MAX_RATE_HZ), SHORTEST_S), LONGEST_S) / TICK_S * (1 << FRACTION_BITS))
-        number = self._n_pulses + np.arange(1, n_events + 1, dtype=np.int64)
-        ticks = self._begun_ticks + (number * step >> FRACTION_BITS)
-        self._n_pulses += n_events
+        first = self._period_words(rate_hz)
+        period, at = divmod(self._n_pulses, PERIOD_EVENTS)
+        words = first[at : at + n_events] + np.uint64(period * self._step << SLOW_SHIFT & WORD_MASK)
+        self._n_pulses += words.shape[0]
         if Fault.OVERFLOW in self.faults:
-            number, ticks = number[::2], ticks[::2]
+            words = words[::2]
         if Fault.NON_MONOTONE in self.faults:
-            late = ticks[STEP_BACK_EVERY - 1 :: STEP_BACK_EVERY]
-            late[:] = ticks[STEP_BACK_EVERY - 2 :: STEP_BACK_EVERY][: late.shape[0]] - STEP_BACK_TICKS
-        data = event_words(ticks % WRAP_TICKS, np.left_shift(1, number % 4))
+            late = words[STEP_BACK_EVERY - 1 :: STEP_BACK_EVERY]
+            late[:] = words[STEP_BACK_EVERY - 2 :: STEP_BACK_EVERY][: late.shape[0]] - np.uint64(1 << SLOW_SHIFT)
+        data = words.tobytes()
         position, self._sent = self._sent, self._sent + len(data)
         return slip_bytes(data, position) if Fault.BYTE_SLIP in self.faults else data
+
+    def _period_words(self, rate_hz: float) -> NDArray[np.uint64]:
+        """Return the words of the first pulses; later ones differ in the slow counter alone."""
+        shortest_s = max(1 / min(rate_hz, MAX_RATE_HZ), SHORTEST_S)
+        step = round(min(shortest_s, LONGEST_S) / TICK_S * STEPS_PER_TICK)
+        if step != self._step:
+            if self._n_pulses:  # the rate was changed: time goes on
+                self._begun_ticks += (self._n_pulses * self._step // STEPS_PER_TICK // 512 + 1) * 512
+            self._step, self._n_pulses = step, 0
+            number = np.arange(1, PERIOD_EVENTS + 1, dtype=np.int64)
+            ticks = self._begun_ticks + number * step // STEPS_PER_TICK
+            self._words = event_words(ticks % WRAP_TICKS, np.left_shift(1, number % 4))
+        return self._words
 
     def _execute(self, command: int, arguments: bytes) -> bytes:
         """Carry out a command; those for the PLL and the card's own FIFOs leave no trace here."""
@@ -172,6 +186,7 @@ class EmulatedCqtFx2:
         self.inhibited = True
         self.full = False
         self._n_pulses = self._sent = 0
+        self._step = 0
         self._begun_ticks = WRAP_TICKS - (1 << 24) if Fault.COUNTER_WRAP in self.faults else 0  # 2 ms below
 
     def _state_byte(self, index: int) -> bytes:
@@ -183,11 +198,18 @@ class EmulatedCqtFx2:
         return self._rng.bytes(1) if Fault.GARBAGE in self.faults else bytes([values.get(index, 0)])
 
 
-def event_words(ticks: NDArray[np.int64], pattern: NDArray[np.int64]) -> bytes:
-    """Write events as the card does: int64 (n,) times in 125 ps below 2^49, and inputs as bits."""
+def event_words(ticks: NDArray[np.int64], pattern: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Write events as the card does.
+
+    Args:
+        ticks: int64 (n,), times in 125 ps below 2^49.
+        pattern: int64 (n,), inputs as bits.
+
+    Returns:
+        uint64 (n,), little-endian.
+    """
     slow, fast, phase = ticks >> 9, ticks >> 4 & 31, ticks & 15
     slow = (slow - (fast < FAST_LATE)) & ((1 << 40) - 1)
     inputs = (pattern & 3) << 16 | (pattern & 12) << 12
-    low = (slow & 0xFF) << 24 | inputs | fast << 9 | CODE_OF_PHASE[phase]
-    words: NDArray[np.uint64] = (low | (slow >> 8) << 32).astype("<u8")
-    return words.tobytes()
+    words: NDArray[np.uint64] = (slow << SLOW_SHIFT | inputs | fast << 9 | CODE_OF_PHASE[phase]).astype("<u8")
+    return words

@@ -86,10 +86,18 @@ def test_the_signal_is_even_but_for_the_phases_that_the_card_does_not_have():
     assert {p for _, p in found} == {1, 2, 4, 8}
 
 
+def test_the_signal_goes_on_evenly_from_period_to_period():
+    card = running(signal_rate_hz=1.7e6)
+    times = np.array([t for size in (100, 8000, 5000, 9000) for t, _ in events(card, size)])
+    assert len(times) == 100 + 8000 + 92 + 8192
+    step = round(8e9 / 1.7e6 * 16) / 16
+    assert np.abs(times - step * np.arange(1, len(times) + 1)).max() <= 2
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, WRAP - 1), st.integers(1, 15))
 def test_any_time_goes_through_the_counters(ticks, pattern):
-    ((shown, shown_pattern),) = decode(event_words(np.array([ticks]), np.array([pattern])))
+    ((shown, shown_pattern),) = decode(event_words(np.array([ticks]), np.array([pattern])).tobytes())
     assert shown_pattern == pattern
     assert shown == ticks - (ticks % 16 in (10, 15))
 
@@ -118,6 +126,9 @@ def test_too_many_pulses_shut_the_inputs_and_the_card_says_so():
     assert np.diff(times).mean() == pytest.approx(8e9 / MAX_RATE_HZ, rel=1e-3)
     card.world.set_condition("signal_rate_hz", 1e5)
     assert card.receive(STATUS + b"\x08") == b"\x00"
+    later = [t for t, _ in events(card, 100)]
+    assert np.diff(later).mean() == pytest.approx(80_000, rel=1e-3)
+    assert times[-1] < later[0] < times[-1] + 81_000
 
 
 def test_another_unit_silence_and_garbage():
