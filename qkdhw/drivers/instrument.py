@@ -221,10 +221,9 @@ class Instrument:
         values = snapshot.get("settings")
         if not isinstance(values, Mapping):
             raise ConfigurationError("this is no snapshot: it has no settings", remedy="make one with snapshot()")
-        wanted = {
-            n: v for n, v in values.items() if n not in declared or (declared[n].writable and declared[n].restore)
-        }
-        return self.configure(wanted)
+        kept = {name for name, setting in declared.items() if not (setting.writable and setting.restore)}
+        order = [*(name for name in declared if name in values), *(name for name in values if name not in declared)]
+        return self.configure({name: values[name] for name in order if name not in kept})
 
     def close(self) -> None:
         """Close the transport; closing twice is allowed."""

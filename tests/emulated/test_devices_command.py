@@ -102,3 +102,11 @@ def test_a_recorded_session_becomes_a_test_that_notices_other_bytes(tmp_path):
         run("replay", str(file))
     with pytest.raises(ConfigurationError, match="there already"):
         run("replay", str(file), "--to-test", str(test))
+
+
+def test_a_snapshot_is_restored_in_the_order_of_dependence_whatever_its_own(tmp_path):
+    snapshot = {"settings": {"attenuation_db": 70.0, "offset_db": 12.0}}  # 70 dB are shown only with the offset
+    file = tmp_path / "snapshot.json"
+    file.write_text(json.dumps(snapshot))
+    restored = json.loads(run("set", *ATTENUATOR, "--from", str(file), "--json").stdout)
+    assert restored == {"offset_db": 12.0, "attenuation_db": 70.0}
