@@ -270,7 +270,7 @@ def test_a_value_that_is_stuck_is_found_out():
 def test_after_a_power_cycle_the_level_set_last_holds(last):
     settings = {"input_logic": "ttl", "threshold_v": -0.9}
     with opened("tcp") as (served, tagger):
-        for name in sorted(settings, key=last.__eq__):
+        for name in (last, *(settings.keys() - {last}), last):
             tagger.configure({name: settings[name]})
         before = tagger.threshold_v
         served.faults.add(Fault.POWER_CYCLE, count=1)
