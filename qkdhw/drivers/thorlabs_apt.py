@@ -56,7 +56,7 @@ class ThorlabsMpc320(AptInstrument):
     )  # fmt: skip
     position_deg = ChannelSetting(
         float, unit="°", minimum=0.0, maximum=PADDLE_LONGEST_DEG, step=1 / PADDLE_COUNTS_PER_DEG, channels=PADDLES,
-        doc="Angle of a paddle; setting it switches its motor on, and waits until it is there.",
+        affects=("enabled",), doc="Angle of a paddle; setting it switches its motor on, and waits until it is there.",
     )  # fmt: skip
     enabled = ChannelSetting(bool, channels=PADDLES, doc="Whether a paddle's motor is on.")
 
@@ -159,6 +159,8 @@ class ThorlabsMpc320(AptInstrument):
             raise UnitStateError(f"paddle {channel} still moves after {timeout_s} s", remedy="allow more time")
         angle_deg = in_units(motion.position, PADDLE_COUNTS_PER_DEG)
         self._applied["position_deg", channel] = angle_deg
+        if ("enabled", channel) in self._applied:
+            self._applied["enabled", channel] = True
         return angle_deg
 
     def _read_motion(self, channel: int) -> Motion:

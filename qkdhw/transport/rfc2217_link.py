@@ -14,6 +14,7 @@ from qkdhw.errors import TransportClosedError, TransportError, TransportTimeoutE
 from qkdhw.transport.tcp_link import TcpWire
 
 NEGOTIATION_S = 2.0  # a terminal server may be slow to set its port
+RELEASE_S = 0.3  # who opens the port again before the server has noticed is turned away
 CHUNK_BYTES = 65536
 COMMAND_BYTES = 256
 
@@ -83,7 +84,8 @@ class Rfc2217Wire:
         return len(data)
 
     def close(self) -> None:
-        """Close it; a thread that waits on it is woken."""
+        """Close it and wait until the server has let go of the port; a thread that waits on it is woken."""
+        self._tcp.finish(timeout_s=RELEASE_S)
         self._tcp.close()
 
     def _negotiate(self, baud: int, deadline_s: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import time
 
 from qkdhw.errors import TransportClosedError, TransportError, TransportTimeoutError
 
@@ -18,6 +19,7 @@ _KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 900),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
 )
+DRAIN_BYTES = 65536
 _ZMTP_SIGNATURE = b"\xff" + bytes(7) + b"\x01\x7f"  # a ZeroMQ server says this first (ZMTP 3.1, 3.2)
 
 
@@ -101,6 +103,14 @@ class TcpWire:
         with contextlib.suppress(OSError):  # not connected any more: nobody to tell
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+    def finish(self, *, timeout_s: float) -> None:
+        """Say that nothing more comes and wait until the other end has hung up too, or the deadline."""
+        deadline_s = time.monotonic() + timeout_s
+        with contextlib.suppress(OSError, TransportError):  # it is closed
+            self._socket.shutdown(socket.SHUT_WR)
+            while self.receive(DRAIN_BYTES, timeout_s=max(0.0, deadline_s - time.monotonic())):
+                pass
 
     def _wait(self, events: int, timeout_s: float) -> bool:
         poll = select.poll()

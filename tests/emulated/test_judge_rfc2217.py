@@ -124,3 +124,11 @@ def test_a_port_that_somebody_has():
         assert "nobody else" in caught.value.remedy
         link.write(b"*IDN?\n")
         assert b"8156A" in link.read_until(b"\n")
+
+
+def test_a_port_that_was_closed_can_be_opened_again_at_once():
+    with serve_unit(EmulatedAgilent8156A(), transport="rfc2217") as served:
+        for _ in range(100):
+            with open_transport(served.url) as link:
+                link.write(b"*IDN?\n")
+                assert b"8156A" in link.read_until(b"\n")

@@ -127,6 +127,19 @@ def test_a_report_about_nothing_is_an_alarm():
         assert unit.read_status().alarms == ()
 
 
+def test_a_motor_that_a_move_switched_on_stays_on():
+    with paddles() as (served, unit):
+        for move in (lambda: unit.set_retarder(2, 100.0), lambda: unit.jog(2)):
+            unit.enabled[2] = False
+            move()
+            assert unit.enabled[2]
+            served.faults.add(Fault.TRUNCATE, count=1)
+            with suppress(UnitError, TransportError):
+                unit.identify()
+            served.faults.discard(Fault.TRUNCATE)
+            assert unit.enabled[2]
+
+
 def test_a_command_that_the_unit_refuses():
     with mount() as (served, unit):
         served.unit.velocity = -1  # the unit's own memory is wrong: it refuses what it told before
