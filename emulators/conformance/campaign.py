@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,12 @@ import numpy as np
 from qkdhw.drivers import load_driver
 from qkdhw.errors import CommandRefusedError, QkdhwError, TransportError, UnitError
 from qkdhw.model import EventKind
+from qkdhw_emulators.conformance.carriers import quick_world
 from qkdhw_emulators.conformance.setting_checks import places, trial_values
 from qkdhw_emulators.conformance.subject import NotApplicableError, Subject
 from qkdhw_emulators.faults import LINE_FAULTS, Fault
 from qkdhw_emulators.in_process import make_unit
 from qkdhw_emulators.serve import serve_unit
-from qkdhw_emulators.world import VirtualClock, World
 
 RECOVERY_S = 5.0
 HANG_S = 20.0
@@ -63,7 +62,6 @@ def run_campaign(
     n_faults: int,
     seed: int = 1,
     timeout_s: float = 0.1,
-    paces: Mapping[str, float] = MappingProxyType({}),
     on_progress: Callable[[Tally], None] = lambda _tally: None,
 ) -> Tally:
     """Inject faults.
@@ -73,14 +71,13 @@ def run_campaign(
         n_faults: How many faults in all.
         seed: Seed of everything random.
         timeout_s: Longest wait of the drivers for an answer.
-        paces: Bench seconds per second by driver name, 1 if left out: motors that turn faster let more faults happen.
         on_progress: Called now and then.
     """
     tally = Tally()
     share = -(-n_faults // len(places_))
     for number, (name, on) in enumerate(places_):
         rng = np.random.default_rng([seed, number])
-        world = World(seed=seed, clock=VirtualClock(pace=paces.get(name, 1.0)))
+        world = quick_world(name, seed=seed)
         with serve_unit(make_unit(name, world), world, transport=on) as served:
             subject = Subject(name, served.url, load_driver(name), timeout_s=timeout_s, served=served)
             with _Attack(subject, rng, tally) as attack:
@@ -149,9 +146,7 @@ class _Attack:
             action.get(str(call), self._stream)()
         self._served.faults.discard(fault)
         begun_s = time.monotonic()
-        self._recover(what, begun_s + RECOVERY_S)
-        if call == "write":  # a setting may move others, as an offset does
-            self._truth = {key: self._unit.read_setting(*key) for key in self._truth}
+        self._recover(what, begun_s + RECOVERY_S, look_again=call == "write")
         self._tally.slowest_recovery_s = max(self._tally.slowest_recovery_s, time.monotonic() - begun_s)
 
     @contextmanager
@@ -176,12 +171,14 @@ class _Attack:
         if took_s > HANG_S:
             self._tally.wrong.append(f"{what}: took {took_s:.1f} s")
 
-    def _recover(self, what: str, deadline_s: float) -> None:
+    def _recover(self, what: str, deadline_s: float, *, look_again: bool) -> None:
         """After a fault everything is as it was, at the latest after a few tries."""
         while True:
             try:
                 self._identify()
                 self._read_some()
+                if look_again:  # a setting may move others, as an offset does
+                    self._truth = {key: self._unit.read_setting(*key) for key in self._truth}
             except (TransportError, UnitError) as error:
                 if time.monotonic() > deadline_s:
                     self._tally.wrong.append(f"{what}: does not recover: {type(error).__name__}: {error}")

@@ -9,40 +9,21 @@ from qkdhw.drivers.agilent_attenuator import Agilent8156A
 from qkdhw.drivers.instrument import Instrument
 from qkdhw.drivers.text_instrument import TextInstrument
 from qkdhw.errors import ConfigurationError
+from qkdhw_emulators.conformance.carriers import carriers, emulated_names, quick_world
 from qkdhw_emulators.conformance.subject import Subject
 from qkdhw_emulators.conformance.suite import Verdict, report_of, run_suite
 from qkdhw_emulators.in_process import emulator_class, make_unit
 from qkdhw_emulators.serve import serve_unit
 from qkdhw_emulators.world import World
 
-OF_SCHEME = {
-    "serial": ["pty", "rfc2217"],
-    "tcp": ["tcp"],
-    "visa": ["hislip", "vxi11", "usbtmc"],
-    "usb": ["usb"],
-    "zmq": ["zmq"],
-}
-EMULATED = sorted(
-    point.name
-    for point in entry_points(group="qkdhw.emulators")
-    if point.name in ("agilent-8156a", "oz-epc400", "oz-dd100", "generic-tx", "sfifteen-tdc1", "thorlabs-mpc320")
-)
 TIMEOUT_S = 0.3
-
-
-def cases():
-    for name in EMULATED:
-        driver, emulator = load_driver(name), emulator_class(name)
-        on = ["emu"] + [each for scheme in driver.schemes for each in OF_SCHEME[scheme]]
-        if not hasattr(emulator, "usb_descriptor"):
-            on = [each for each in on if each != "usbtmc"]
-        yield from (pytest.param(name, each, id=f"{name}-{each}") for each in on)
+CASES = [(name, on) for name in emulated_names() for on in carriers(name)]
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("name", "on"), list(cases()))
+@pytest.mark.parametrize(("name", "on"), CASES)
 def test_conforms(name, on):
-    world = World(seed=1)
+    world = quick_world(name)
     with serve_unit(make_unit(name, world), world, transport=on) as served:
         subject = Subject(name, served.url, load_driver(name), timeout_s=TIMEOUT_S, served=served, rounds=20)
         outcomes = list(run_suite(subject))
@@ -135,7 +116,7 @@ def test_a_broken_driver_is_found_out(driver, check):
 
 
 def test_every_shipped_driver_has_an_emulator_or_a_vendors_library():
-    without = {point.name for point in entry_points(group="qkdhw.drivers")} - set(EMULATED)
+    without = {point.name for point in entry_points(group="qkdhw.drivers")} - set(emulated_names())
     assert without == {"swabian-time-tagger", "picoquant-harp"}
 
 

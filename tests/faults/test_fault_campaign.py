@@ -7,18 +7,17 @@ import os
 import threading
 from collections import Counter
 from contextlib import suppress
-from importlib.metadata import entry_points
 
 import pytest
 
 from qkdhw import open_unit
-from qkdhw.drivers import load_driver
 from qkdhw.drivers.agilent_attenuator import Agilent8156A
 from qkdhw.errors import TransportError, UnitError
 from qkdhw.transport import open_transport
 from qkdhw_emulators.conformance.campaign import run_campaign
+from qkdhw_emulators.conformance.carriers import carriers, emulated_names
 from qkdhw_emulators.faults import LINE_FAULTS, Fault
-from qkdhw_emulators.in_process import emulator_class, make_unit
+from qkdhw_emulators.in_process import make_unit
 from qkdhw_emulators.serve import serve_unit
 from qkdhw_emulators.world import World
 
@@ -27,13 +26,6 @@ N_HAMMER = int(os.environ.get("QKDHW_EXCHANGES", "10000"))
 N_LATE = int(os.environ.get("QKDHW_LATE_REPLIES", "60"))
 N_SHARES = 4
 N_THREADS = 8
-OF_SCHEME = {
-    "serial": ["pty", "rfc2217"],
-    "tcp": ["tcp"],
-    "visa": ["hislip", "vxi11", "usbtmc"],
-    "usb": ["usb"],
-    "zmq": ["zmq"],
-}
 # One unit for each kind of transport; all of them are asked for settings whose values differ.
 CARRIERS = [
     ("agilent-8156a", "emu"), ("agilent-8156a", "tcp"), ("agilent-8156a", "pty"), ("agilent-8156a", "hislip"),
@@ -43,13 +35,7 @@ CARRIERS = [
 
 
 def places():
-    found = []
-    for name in sorted(point.name for point in entry_points(group="qkdhw.emulators")):
-        on = ["emu"] + [each for scheme in load_driver(name).schemes for each in OF_SCHEME[scheme]]
-        if not hasattr(emulator_class(name), "usb_descriptor"):
-            on = [each for each in on if each != "usbtmc"]
-        found += [(name, each) for each in on]
-    return found
+    return [(name, on) for name in emulated_names() for on in carriers(name)]
 
 
 @pytest.mark.slow
