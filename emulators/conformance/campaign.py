@@ -146,7 +146,7 @@ class _Attack:
             action.get(str(call), self._stream)()
         self._served.faults.discard(fault)
         begun_s = time.monotonic()
-        self._recover(what, begun_s + RECOVERY_S, look_again=call == "write")
+        self._recover(what, begun_s + RECOVERY_S, after=str(call))
         self._tally.slowest_recovery_s = max(self._tally.slowest_recovery_s, time.monotonic() - begun_s)
 
     @contextmanager
@@ -171,13 +171,14 @@ class _Attack:
         if took_s > HANG_S:
             self._tally.wrong.append(f"{what}: took {took_s:.1f} s")
 
-    def _recover(self, what: str, deadline_s: float, *, look_again: bool) -> None:
+    def _recover(self, what: str, deadline_s: float, *, after: str) -> None:
         """After a fault everything is as it was, at the latest after a few tries."""
         while True:
             try:
                 self._identify()
-                self._read_some()
-                if look_again:  # a setting may move others, as an offset does
+                if after != "stream":
+                    self._read_some()
+                if after in {"write", "stream"}:  # a setting may move others, a stream set up what it needs
                     self._truth = {key: self._unit.read_setting(*key) for key in self._truth}
             except (TransportError, UnitError) as error:
                 if time.monotonic() > deadline_s:
