@@ -49,6 +49,7 @@ class UsbDescriptor:
         interface_class: Class of the interface, 0xFF for one of the vendor's own.
         interface_subclass: Its subclass.
         interface_protocol: Its protocol.
+        device_class: Class, subclass and protocol of the device; zeros if only the interface has them.
         bcd_device: Release of the device, 0x0123 for 1.23.
     """
 
@@ -62,6 +63,7 @@ class UsbDescriptor:
     interface_class: int = 0xFF
     interface_subclass: int = 0xFF
     interface_protocol: int = 0xFF
+    device_class: tuple[int, int, int] = (0, 0, 0)
     bcd_device: int = 0x0100
 
     @property

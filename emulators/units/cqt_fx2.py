@@ -98,7 +98,10 @@ class EmulatedCqtFx2:
             product = "EZ-USB FX2 development board"
         release = 0x0999 if Fault.WRONG_FIRMWARE in self.faults else 0x0201
         maker = "Centre for Quantum Technologies"
-        return UsbDescriptor(0x04B4, 0x1234, maker, product, "xx", alternate_settings=(PIPES,), bcd_device=release)
+        return UsbDescriptor(
+            0x04B4, 0x1234, maker, product, "xx",
+            alternate_settings=(PIPES,), device_class=(0xFF, 0xFF, 0xFF), bcd_device=release,
+        )  # fmt: skip
 
     def power_cycle(self) -> None:
         """Go back to the state of power-up."""

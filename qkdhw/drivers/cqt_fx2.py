@@ -102,7 +102,7 @@ class CqtFx2(Instrument):
     events_at_once: ClassVar[int] = 5  # four inputs, and a gap that begins or ends
 
     coincidence_dac = _dac(0, "Delay of the coincidence stage", "10 when opened.")
-    threshold_dac = _dac(1, "Threshold of all inputs", "2950 when opened: about -0.5 V, depending on the card.")
+    threshold_dac = _dac(1, "Threshold of all inputs", "3586 when opened: about -0.5 V, depending on the card.")
     calibration_dac = _dac(2, "Delay of the calibration stage", "10 when opened.")
     skew_dac = _dac(3, "Skew of the fast counter", "2000 when opened.")
     reference_clock = Setting(
@@ -329,10 +329,7 @@ class CqtFx2(Instrument):
         device = self._descriptor(DEVICE, 0)
         if len(device) != 18:
             raise WireFormatError(f"the device descriptor has {len(device)} bytes, not 18")
-        texts = [
-            self._descriptor(STRING | device[at], ENGLISH)[2:].decode("utf-16-le", "replace") for at in (14, 15, 16)
-        ]
-        maker, product, serial_number = texts
+        maker, product, serial_number = (self._text(device[at]) for at in (14, 15, 16))
         if "Timestamp Card" not in product:
             raise UnitError(
                 f"this is no timestamp card but a {product[:60]!r} of {maker[:60]!r}", remedy="check the address"
@@ -383,6 +380,6 @@ class CqtFx2(Instrument):
 
 
 _USUAL: dict[str, Any] = {
-    "coincidence_dac": 10, "threshold_dac": 2950, "calibration_dac": 10, "skew_dac": 2000,
+    "coincidence_dac": 10, "threshold_dac": 3586, "calibration_dac": 10, "skew_dac": 2000,
     "reference_clock": "internal", "calibration_pulses": False,
 }  # fmt: skip

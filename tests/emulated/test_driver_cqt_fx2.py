@@ -78,7 +78,7 @@ def test_the_commands_are_those_of_the_makers_reader():
         card.stop()
         stop = bytes(heard)
         card.close()
-    dacs = b"".join(struct.pack("<BBH", 4, 2, word) for word in (10, 0x1000 | 2950, 0x2000 | 10, 0x3000 | 2000))
+    dacs = b"".join(struct.pack("<BBH", 4, 2, word) for word in (10, 0x1000 | 3586, 0x2000 | 10, 0x3000 | 2000))
     assert initial == b"\x02\x0f\x02\x01\x02\x03\x02\x04" + dacs + b"\x03\x05\x01\x02\x09\x02\x07"
     assert start == b"\x02\x01\x02\x13\x02\x0b\x03\x0d\x0a\x02\x0e\x02\x08"
     assert stop == b"\x03\x10\x08\x02\x07\x02\x0c"
@@ -215,7 +215,7 @@ def test_after_a_power_cycle_in_a_stream_it_can_be_started_again_with_its_settin
         with pytest.raises((TransportError, UnitError)):
             lose()
         assert len(events_of(card, 1000)[0]) >= 1000
-        assert served.unit.dac[:4] == [10, 2950, 10, 2100]  # the threshold is not that of power-up
+        assert served.unit.dac[:4] == [10, 3586, 10, 2100]
         assert not served.unit.internal_clock
 
 
