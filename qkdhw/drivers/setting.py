@@ -19,6 +19,7 @@ from enum import StrEnum, unique
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, overload
 
 from qkdhw.errors import ConfigurationError
+from qkdhw.quantities import number_in
 
 T = TypeVar("T", bool, int, float, str)
 Value = bool | int | float | str
@@ -127,17 +128,19 @@ class Setting(Generic[T]):
         return "w" in self.access
 
     def checked(self, value: Any) -> Any:
-        """Return the value in its kind.
+        """Return the value in its kind; a number may also be a text with a unit, such as "500 mV".
 
         Raises:
             ConfigurationError: Wrong kind, out of range or no such choice; nothing was sent.
         """
         if not self.writable:
             raise ConfigurationError(f"{self.name} is a reading, it cannot be set", remedy="leave it out")
+        allowed = self.allowed()
+        if isinstance(value, str) and self.kind in {int, float} and self.unit:
+            value = self._number(value)
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         plain = value.item() if hasattr(value, "item") else value  # NumPy scalars
-        allowed = self.allowed()
         if type(plain) is not self.kind or (isinstance(plain, float) and not math.isfinite(plain)):
             raise ConfigurationError(f"{self.name} {value!r} has the wrong form", remedy=f"use {allowed}")
         low, high = self.minimum, self.maximum
@@ -145,6 +148,16 @@ class Setting(Generic[T]):
         if not in_range or (self.choices and plain not in self.choices):
             raise ConfigurationError(f"{self.name} {value!r} is not allowed", remedy=f"use {allowed}")
         return plain
+
+    def _number(self, text: str) -> int | float:
+        """Read a text such as "500 mV" in the setting's own unit."""
+        try:
+            number = number_in(text, self.unit)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{self.name} {text!r} has the wrong form: {error}", remedy=f"use {self.allowed()}"
+            ) from error
+        return int(number) if self.kind is int and number.denominator == 1 else float(number)
 
     def agrees(self, told: Any, got: Any) -> bool:
         """Say whether a read-back is what was set, but for quantisation."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from qkdhw.drivers.setting import ChannelSetting, Setting, settings_of
 from qkdhw.errors import ConfigurationError
+from qkdhw.quantities import number_in
 
 
 class Tuner:
@@ -104,3 +105,35 @@ def test_description_is_json_and_says_everything():
     assert described[0]["step"] == 0.5
     assert described[5]["channels"] == [1, 2, 4]
     assert settings_of(Tuner)["mode"].allowed() == 'one of "slow", "fast"'
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "number"),
+    [
+        ("500 mV", "V", 0.5), ("0.5V", "mV", 500), ("-3.3 V", "V", -3.3), ("1.55 um", "nm", 1550), ("1.55 µm", "nm", 1550),
+        ("2e-3 A", "mA", 2), ("5 GHz", "Hz", 5_000_000_000), ("100 ps", "ns", 0.1), ("4 Mbit/s", "kbit/s", 4000),
+        ("3.25 dB", "dB", 3.25), ("90 deg", "°", 90), ("25 degC", "°C", 25), ("50 percent", "%", 50), ("4 K", "mK", 4000),
+        ("1 ms", "s", 0.001),
+    ],
+)  # fmt: skip
+def test_a_number_may_say_its_unit(text, unit, number):
+    assert float(number_in(text, unit)) == number
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "V", "5 A", "5 xV", "5 mmV", "5 V V", "five V", "1e9999 V", "0x5 V", "5 dBm", "nan V", "5 v"]
+)
+def test_what_is_no_voltage(text):
+    with pytest.raises(ValueError, match="it is not"):
+        number_in(text, "V")
+
+
+def test_settings_take_texts_with_units_and_refuse_others():
+    assert Tuner.gain_db.checked("3.5 dB") == 3.5
+    assert Tuner.bias_v.checked_channels({1: "250 mV"}) == {1: 0.25}
+    for wrong in ("3.5 V", "3.5", "20.1 dB"):
+        with pytest.raises(ConfigurationError, match="gain_db") as raised:
+            Tuner.gain_db.checked(wrong)
+        assert raised.value.remedy
+    with pytest.raises(ConfigurationError, match="count"):
+        Tuner.count.checked("3 V")  # it has no unit
