@@ -9,9 +9,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from qkdhw.bench.file import BenchFile, BenchUnit, read_bench_file
+from qkdhw.bench.lease import lease
 from qkdhw.drivers import open_unit
 from qkdhw.errors import ConfigurationError, UnitError
 from qkdhw.model import Basis, UnitInfo
+
+NOT_SHARED = ("emu:", "replay:")  # inside this process
 
 
 class Bench:
@@ -24,13 +27,15 @@ class Bench:
         wiring: What is connected to which input.
     """
 
-    def __init__(self, file: BenchFile, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, file: BenchFile, *, timeout_s: float = 5.0, lease_wait_s: float = 0.0) -> None:
         self.units: dict[str, Any] = {}
         self.identities: dict[str, UnitInfo] = {}
         self.settings: dict[str, Mapping[str, Any]] = {}
         self.wiring = file.wiring
         with ExitStack() as stack:
             for label, wanted in file.units.items():
+                if not wanted.url.startswith(NOT_SHARED):
+                    stack.enter_context(lease(wanted.url, wait_s=lease_wait_s))
                 unit = stack.enter_context(open_unit(wanted.name, wanted.url, timeout_s=timeout_s, **wanted.options))
                 self.identities[label] = _checked_identity(label, wanted, unit.identify())
                 self.settings[label] = _configured(label, wanted, unit)
@@ -65,19 +70,20 @@ class Bench:
         self._stack.close()
 
 
-def open_bench(path: Path | str, *, timeout_s: float = 5.0) -> Bench:
+def open_bench(path: Path | str, *, timeout_s: float = 5.0, lease_wait_s: float = 0.0) -> Bench:
     """Open all units of a bench file, check who they are and apply their settings.
 
     Args:
         path: The TOML file.
         timeout_s: Longest wait for each connection and answer.
+        lease_wait_s: How long to wait for another bench on this machine to let a unit go.
 
     Raises:
         ConfigurationError: The file cannot be read, or a field of it is wrong; the message names the field.
-        TransportError: An address leads nowhere.
+        TransportError: An address leads nowhere, or another bench has the unit.
         UnitError: A unit is not the one that the file names.
     """
-    return Bench(read_bench_file(path), timeout_s=timeout_s)
+    return Bench(read_bench_file(path), timeout_s=timeout_s, lease_wait_s=lease_wait_s)
 
 
 def _checked_identity(label: str, wanted: BenchUnit, info: UnitInfo) -> UnitInfo:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from qkdhw.bench import dialogue_test, read_bench_file, record_unit, replay_calls
 from qkdhw.bench.discovery import Discovery, discover
+from qkdhw.bench.lease import holders
 from qkdhw.cli.console import JsonOption, out, print_json
 from qkdhw.drivers import installed_drivers, load_driver, open_unit
 from qkdhw.drivers.setting import Setting, settings_of
@@ -64,7 +65,16 @@ def list_devices(
     if as_json:
         found = [dataclasses.asdict(each) for each in discovery.found]
         units = {label: unit.model_dump() for label, unit in configured.items()}
-        print_json({"drivers": drivers, "found": found, "not_looked": discovery.not_looked, "configured": units})
+        leases = [dataclasses.asdict(each) for each in holders()]
+        print_json(
+            {
+                "drivers": drivers,
+                "found": found,
+                "not_looked": discovery.not_looked,
+                "configured": units,
+                "leases": leases,
+            }
+        )
         return
     table = Table("driver", "vendor", "kind", title="Drivers")
     for driver in drivers:
@@ -76,6 +86,11 @@ def list_devices(
         for label, unit in configured.items():
             table.add_row(label, unit.name, unit.url)
         out.print(table)
+    for holder in holders():
+        out.print(
+            f"In use: {holder.url} by process {holder.process} of {holder.user} since {holder.since}: {holder.command}",
+            markup=False, highlight=False,
+        )  # fmt: skip
 
 
 @app.command()
