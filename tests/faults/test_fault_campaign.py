@@ -1,6 +1,6 @@
 """Faults over all units, transports and states: right data or a typed error, then all is well again; 2,000 here.
 
-The long run by hand:  QKDHW_FAULTS=100000 pytest tests/faults/test_fault_campaign.py -s -p no:timeout
+The long run by hand:  QKDHW_FAULTS=100000 QKDHW_LATE_REPLIES=1200 pytest tests/faults/test_fault_campaign.py -s -p no:timeout
 """
 
 import os
@@ -111,6 +111,7 @@ def test_a_late_answer_is_never_taken_for_another(name, on):
                 except (TransportError, UnitError):
                     late += 1
                 served.faults.discard(Fault.LATE_REPLY)
+    print(f"\n{name} on {on}: {N_LATE} late answers, {late} calls gave up, {stale} answers were stale")
     assert stale == 0
     assert late > 0
 
