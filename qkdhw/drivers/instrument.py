@@ -250,6 +250,7 @@ class Instrument:
     def _recover(self) -> None:
         """Bring unit and driver back in step after a failed exchange, and set again what had been set.
 
+        In the order of declaration, as `restore` does: the order of setting may not be possible any more.
         A link on which an old answer can arrive after being opened again (a serial line) is opened again only when it
         is gone. The unit must be the one that it was.
         """
@@ -269,7 +270,8 @@ class Instrument:
                 f"{self._info.model} {self._info.serial_number} {self._info.firmware}",
                 remedy="open the unit again",
             )
-        for (name, channel), value in self._applied.items():
+        order = list(self._settings)
+        for (name, channel), value in sorted(self._applied.items(), key=lambda applied: order.index(applied[0][0])):
             setting = self._setting(name)
             if not setting.restore:
                 continue
