@@ -43,8 +43,9 @@ class OzInstrument(TextInstrument):
     def _synchronise(self) -> None:
         """As for text, and skip the rest of an answer of several lines."""
         super()._synchronise()
-        while self._link.read_available(LINE_LIMIT_BYTES, timeout_s=QUIET_S):
-            pass
+        if self._link.fresh_when_reopened:  # on others it was skipped
+            while self._link.read_available(LINE_LIMIT_BYTES, timeout_s=QUIET_S):
+                pass
 
     def _identify(self) -> UnitInfo:
         lines = self._ask_lines(self.challenge)
