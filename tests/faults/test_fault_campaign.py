@@ -7,6 +7,7 @@ import os
 import threading
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -56,14 +57,15 @@ def test_faults_give_right_data_or_typed_errors(share):
     assert tally.typed > 0
 
 
-def stable_settings(unit):
-    found = {}
+def questions(unit):
+    """What can be asked and the answer, which stays the same: settings; of a unit that tells none, who and how it is."""
+    asks = []
     for name, value in unit.snapshot()["settings"].items():
         setting = getattr(type(unit), name)
         if setting.access == "rw":
-            per_channel = {(name, int(c)): v for c, v in value.items()} if setting.channels else {(name, None): value}
-            found |= per_channel
-    return found
+            channels = [int(channel) for channel in value] if setting.channels else [None]
+            asks += [partial(unit.read_setting, name, channel) for channel in channels]
+    return [(ask, ask()) for ask in asks or [unit.identify, unit.read_status]]
 
 
 @pytest.mark.timeout(LIMITS_S[0])
@@ -72,14 +74,14 @@ def test_threads_each_get_their_own_answers(name, on):
     world = World(seed=1)
     wrong, answers = [], Counter()
     with serve_unit(make_unit(name, world), world, transport=on) as served, open_unit(name, served.url) as unit:
-        truth = list(stable_settings(unit).items())
-        assert len({value for _, value in truth}) > 1
+        truth = questions(unit)
+        assert len({repr(value) for _, value in truth}) > 1
 
         def hammer(number):
             for turn in range(N_HAMMER // N_THREADS):
-                (setting, channel), value = truth[(number + turn) % len(truth)]
-                if unit.read_setting(setting, channel) != value:
-                    wrong.append(setting)
+                ask, value = truth[(number + turn) % len(truth)]
+                if ask() != value:
+                    wrong.append(value)
                 answers[number] += 1
 
         threads = [threading.Thread(target=hammer, args=(number,), daemon=True) for number in range(N_THREADS)]
@@ -101,14 +103,13 @@ def test_a_late_answer_is_never_taken_for_another(name, on):
         serve_unit(make_unit(name, world), world, transport=on) as served,
         open_unit(name, served.url, timeout_s=timeout_s) as unit,
     ):
-        truth = list(stable_settings(unit).items())
+        truth = questions(unit)
         for turn in range(N_LATE):
-            for place, struck in ((truth[turn % len(truth)], True), (truth[(turn + 1) % len(truth)], False)):
-                (setting, channel), value = place
+            for (ask, value), struck in ((truth[turn % len(truth)], True), (truth[(turn + 1) % len(truth)], False)):
                 if struck:
                     served.faults.add(Fault.LATE_REPLY, count=2, seconds=1.4 * timeout_s)
                 try:
-                    stale += unit.read_setting(setting, channel) != value
+                    stale += ask() != value
                 except (TransportError, UnitError):
                     late += 1
                 served.faults.discard(Fault.LATE_REPLY)
