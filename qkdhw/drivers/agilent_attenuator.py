@@ -139,6 +139,8 @@ class Agilent816x(_OffsetAttenuator):
         restore=False, doc="Whether light passes.",
     )  # fmt: skip
 
+    modules: dict[int, str]
+
     def __init__(self, transport: Transport, *, slot: int | None = None, timeout_s: float = 2.0) -> None:
         super().__init__(transport, timeout_s=timeout_s)
         self.modules = self._retried(self._find_modules)

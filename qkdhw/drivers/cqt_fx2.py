@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from enum import IntEnum, unique
 from fractions import Fraction
 from types import MappingProxyType
@@ -110,6 +111,7 @@ class CqtFx2(Instrument):
         doc="Which 10 MHz to use; internal when opened. The card does not tell whether it has locked.",
     )  # fmt: skip
     calibration_pulses = Setting(bool, access="w", doc="Whether the card makes pulses of its own; off when opened.")
+    phase_codes: Mapping[int, int]
 
     def __init__(self, transport: Transport, *, timeout_s: float = 2.0) -> None:
         self.phase_codes = PHASE_CODES

@@ -7,6 +7,7 @@ link) and how a setting is read and written. Everything else follows from the de
 from __future__ import annotations
 
 import contextlib
+import difflib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum, unique
@@ -103,6 +104,13 @@ class Instrument:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a setting, or an attribute that the class declares; a misspelt setting is an error, not a new attribute."""
+        declared = (name in vars(cls).get("__annotations__", ()) for cls in type(self).__mro__)
+        if not name.startswith("_") and not hasattr(type(self), name) and not any(declared):
+            self._setting(name)
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} at {self._link.url}>"
@@ -308,8 +316,10 @@ class Instrument:
     def _setting(self, name: str) -> Setting[Any]:
         declared = self._settings
         if name not in declared:
+            near = difflib.get_close_matches(name, declared, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigurationError(
-                f"a {self.model or type(self).__name__} has no setting {name!r}",
+                f"a {self.model or type(self).__name__} has no setting {name!r}{meant}",
                 remedy=f"settings: {', '.join(declared) or 'none'}",
             )
         return declared[name]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qkdhw import open_unit
 from qkdhw.drivers.setting import ChannelSetting, Setting, settings_of
 from qkdhw.errors import ConfigurationError
 from qkdhw.quantities import number_in
@@ -137,3 +138,13 @@ def test_settings_take_texts_with_units_and_refuse_others():
         assert raised.value.remedy
     with pytest.raises(ConfigurationError, match="count"):
         Tuner.count.checked("3 V")  # it has no unit
+
+
+def test_a_misspelt_setting_of_an_open_unit_is_an_error_and_says_what_was_meant():
+    with open_unit("agilent-8156a", "emu://agilent-8156a") as unit:
+        with pytest.raises(ConfigurationError, match="did you mean 'attenuation_db'"):
+            unit.atenuation_db = 20
+        with pytest.raises(ConfigurationError, match="did you mean 'attenuation_db'"):
+            unit.configure({"atenuation_db": 20})
+        unit.attenuation_db = 20
+        assert unit.attenuation_db == 20
