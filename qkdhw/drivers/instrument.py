@@ -106,7 +106,7 @@ class Instrument:
         self.close()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set a setting, or an attribute that the class declares; a misspelt setting is an error, not a new attribute."""
+        """Set a setting, or an attribute that the class declares: a misspelt setting is an error."""
         declared = (name in vars(cls).get("__annotations__", ()) for cls in type(self).__mro__)
         if not name.startswith("_") and not hasattr(type(self), name) and not any(declared):
             self._setting(name)
