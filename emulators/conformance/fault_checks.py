@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -12,11 +11,10 @@ from typing import Any
 from qkdhw.drivers.setting import Value
 from qkdhw.errors import QkdhwError, TransportError, UnitError
 from qkdhw_emulators.conformance.setting_checks import as_before, places, trial_values
-from qkdhw_emulators.conformance.subject import NotApplicableError, Subject, require
+from qkdhw_emulators.conformance.subject import NotApplicableError, Subject, require, until_right
 from qkdhw_emulators.faults import LINE_FAULTS, Fault
 
 N_THREADS = 8
-RECOVERY_S = 10.0
 DIFFERENT_UNIT = frozenset({Fault.WRONG_IDENTITY, Fault.WRONG_FIRMWARE})
 UNANSWERED = frozenset({Fault.SILENT, Fault.GARBAGE})
 
@@ -74,7 +72,7 @@ def check_unit_faults(subject: Subject) -> None:
                 pass
             finally:
                 served.faults.discard(fault)
-            _until_right(unit.identify, f"identify() after {fault}")
+            until_right(unit.identify, f"identify() after {fault}")
 
 
 def check_stuck_value(subject: Subject) -> None:
@@ -124,7 +122,7 @@ def check_reconnect(subject: Subject) -> None:
             with suppress(TransportError, UnitError):
                 unit.identify()
             served.faults.discard(fault)
-            got = _until_right(lambda: unit.read_setting(setting.name, channel), f"reading after {fault}")
+            got = until_right(lambda: unit.read_setting(setting.name, channel), f"reading after {fault}")
             require(setting.agrees(told, got), f"{setting.name} is {got!r} after {fault}, it was set to {told!r}")
 
 
@@ -199,19 +197,9 @@ def _right_or_typed(call: Callable[[], Value], value: Value, subject: Subject, r
 
 
 def _right(call: Callable[[], Value], value: Value, subject: Subject, reading: Reading, when: str) -> None:
-    got = _until_right(call, f"reading {reading} {when}")
+    got = until_right(call, f"reading {reading} {when}")
     require(_equal(subject, reading, value, got), f"{reading} is {value!r}, {when} it was read as {got!r}")
 
 
 def _equal(subject: Subject, reading: Reading, value: Value, got: Value) -> bool:
     return subject.settings[reading[0]].agrees(value, got)
-
-
-def _until_right(call: Callable[[], Any], what: str) -> Any:
-    """Call until it works: a recovery may meet what the fault left behind."""
-    deadline_s = time.monotonic() + RECOVERY_S
-    while True:
-        try:
-            return call()
-        except (TransportError, UnitError) as error:
-            require(time.monotonic() < deadline_s, f"{what} works within {RECOVERY_S} s, not {error}")

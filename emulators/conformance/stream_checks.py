@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from qkdhw.errors import EventOverflowError, UnitError
-from qkdhw.model import EventKind
-from qkdhw_emulators.conformance.subject import NotApplicableError, Subject, require
+from qkdhw.errors import EventError, EventOverflowError, TransportError, UnitError
+from qkdhw.model import DetectionBlock, EventKind
+from qkdhw_emulators.conformance.subject import NotApplicableError, Subject, require, until_right
+from qkdhw_emulators.faults import Fault
+from qkdhw_emulators.sent_events import KEPT_EVENTS, KnowsEvents, SentEvents
 
 N_EVENTS = 200
 DEADLINE_S = 20.0
+STREAM_FAULTS = (Fault.DISCONNECT, Fault.TRUNCATE, Fault.GARBLE)
+
+Times = list[tuple[Fraction, int]]
 
 
 def check_stream(subject: Subject) -> None:
@@ -27,6 +34,7 @@ def check_stream(subject: Subject) -> None:
             while seen < N_EVENTS:
                 block = unit.read_block(1000, timeout_s=2.0)
                 require(len(block) <= 1000, "a block holds no more events than asked for")
+                require(type(block.tick_ps) is Fraction, f"tick_ps is a Fraction, not {block.tick_ps!r}")
                 require(block.time_ticks.dtype == np.int64 and block.kind.dtype == np.uint8, "times int64, kinds uint8")
                 require(bool(np.isin(block.kind, list(EventKind)).all()), "each event has a kind")
                 ticks = block.time_ticks[block.kind == EventKind.PHOTON]
@@ -37,6 +45,49 @@ def check_stream(subject: Subject) -> None:
                 require(time.monotonic() - begun_s < DEADLINE_S, f"{N_EVENTS} events come within {DEADLINE_S} s")
             unit.stop()
             require(unit.read_status().state != "running", "a stopped unit does not run")
+
+
+def check_event_times(subject: Subject) -> None:
+    """Each event has the time and the input with which the emulated unit made it."""
+    truth = _truth(subject)
+    with subject.open() as unit:
+        truth.clear()
+        _start(subject, unit)
+        got: Times = []
+        begun_s = time.monotonic()
+        while len(got) < N_EVENTS and time.monotonic() - begun_s < DEADLINE_S:
+            got += _photons(unit.read_block(1000, timeout_s=2.0))
+        unit.stop()
+    require(len(got) >= N_EVENTS, f"{N_EVENTS} events come within {DEADLINE_S} s")
+    made = truth.times(Fraction(1))
+    if not made:
+        raise NotApplicableError("the emulated unit kept none of its events")
+    require(len(made) >= min(len(got), KEPT_EVENTS), f"{len(got)} events were read, the unit made {len(made)}")
+    for index, (event, wanted) in enumerate(zip(got, made, strict=False)):
+        require(event == wanted, f"event {index} is {_shown(event)}, the unit made it {_shown(wanted)}")
+
+
+def check_faults_in_a_stream(subject: Subject) -> None:
+    """A fault while events come: the events that were made, or a typed error; and then the unit works again."""
+    truth, served = _truth(subject), subject.emulated
+    for fault in STREAM_FAULTS:
+        with subject.open() as unit:
+            truth.clear()
+            _start(subject, unit)
+            got = _photons(unit.read_block(100, timeout_s=2.0))
+            served.faults.add(fault, count=1)
+            try:
+                for _ in range(3):
+                    got += _photons(unit.read_block(100, timeout_s=subject.timeout_s))
+            except (TransportError, UnitError, EventError):
+                pass
+            finally:
+                served.faults.discard(fault)
+            made = iter(truth.times(Fraction(1)))
+            for event in got:
+                require(event in made, f"with {fault}, {_shown(event)} is no event that the unit made, or out of order")
+            until_right(unit.stop, f"stop() after {fault}")
+            until_right(unit.identify, f"identify() after {fault}")
 
 
 def check_stream_context(subject: Subject) -> None:
@@ -72,8 +123,6 @@ def check_wrong_state(subject: Subject) -> None:
 
 def check_overflow(subject: Subject) -> None:
     """Events that the unit lost are reported, by an event, a status, or an error: never silence."""
-    from qkdhw_emulators.faults import Fault
-
     served = subject.emulated
     if Fault.OVERFLOW not in getattr(served.unit, "unit_faults", frozenset()):
         raise NotApplicableError("the emulated unit cannot overflow")
@@ -113,6 +162,30 @@ def check_transmitter_states(subject: Subject) -> None:
         require(int(first.record.max()) < 12, "a record is bit, basis and an intensity index below 3")
         unit.stop()
         _require_state(unit, "idle", "stop()")
+
+
+def _truth(subject: Subject) -> SentEvents:
+    """Return what the emulated unit knows of the events that it made."""
+    if not subject.has("TimeTagger", "ReceiverUnit"):
+        raise NotApplicableError("the unit sends no events")
+    unit = subject.emulated.unit
+    if not isinstance(unit, KnowsEvents):
+        raise NotApplicableError("the emulated unit does not say what events it made: it has no sent_events")
+    return unit.sent_events
+
+
+def _photons(block: DetectionBlock) -> Times:
+    """Return time in ps and input of each photon."""
+    photon = block.kind == EventKind.PHOTON
+    tick_ps = Fraction(block.tick_ps)
+    pairs: Sequence[tuple[int, int]] = list(
+        zip(block.time_ticks[photon].tolist(), block.channel[photon].tolist(), strict=True)
+    )
+    return [(ticks * tick_ps, channel) for ticks, channel in pairs]
+
+
+def _shown(event: tuple[Fraction, int]) -> str:
+    return f"at {float(event[0]):.3f} ps of input {event[1]}"
 
 
 def _start(subject: Subject, unit: Any) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from qkdhw.drivers.setting import Setting, settings_of
+from qkdhw.errors import TransportError, UnitError
 from qkdhw.transport import open_transport
 from qkdhw_emulators.serve import ServedUnit
+
+RECOVERY_S = 10.0
 
 
 class BrokenRuleError(AssertionError):
@@ -74,3 +79,13 @@ def require(ok: bool, rule: str) -> None:
     """Raise BrokenRuleError unless the rule holds."""
     if not ok:
         raise BrokenRuleError(rule)
+
+
+def until_right(call: Callable[[], Any], what: str) -> Any:
+    """Call until it works: a recovery may meet what a fault left behind."""
+    deadline_s = time.monotonic() + RECOVERY_S
+    while True:
+        try:
+            return call()
+        except (TransportError, UnitError) as error:
+            require(time.monotonic() < deadline_s, f"{what} works within {RECOVERY_S} s, not {error}")

@@ -23,6 +23,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     setting_checks.check_snapshot_and_restore,
     setting_checks.check_closes_twice,
     stream_checks.check_stream,
+    stream_checks.check_event_times,
     stream_checks.check_stream_context,
     stream_checks.check_wrong_state,
     stream_checks.check_overflow,
@@ -34,6 +35,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     fault_checks.check_stuck_value,
     fault_checks.check_late_replies,
     fault_checks.check_reconnect,
+    stream_checks.check_faults_in_a_stream,
 )
 
 

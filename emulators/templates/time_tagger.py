@@ -48,7 +48,7 @@ class EmulatedAcmeRx9(TaggerUnit):
     """The RX9 in steady light."""
 
     identity = "Acme,RX9,0042,1.0"
-    tick_ps = 81.0
+    tick_ps = Fraction(81)
     table = {"RUN": Entry(0, 1)} | {f"THR{n}": Entry(-2, 2, step=0.01, at_power_up=n / 10) for n in (1, 2, 3, 4)}
 
     def carry_out(self, command: str, argument: str) -> bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qkdhw_emulators.faults import Fault, FaultSwitches, slip_bytes
+from qkdhw_emulators.sent_events import SentEvents
 from qkdhw_emulators.servers.usb_descriptors import standard_reply
 from qkdhw_emulators.servers.usb_unit import Endpoint, UsbDescriptor, UsbStallError
 from qkdhw_emulators.world import World
@@ -68,6 +70,7 @@ class EmulatedCqtFx2:
         inhibited: Whether its inputs are shut.
         transferring: Whether events are handed to the host.
         full: Whether its buffer is full for good.
+        sent_events: What it generated.
 
     Source:
         qcrypto: tp8.c (firmware), usbtimetagio.h, readevents3.c.
@@ -85,6 +88,7 @@ class EmulatedCqtFx2:
         self.faults = FaultSwitches(faults, rng=self.world.rng("faults"))
         self.further_ports: Mapping[str, tuple[EventsPipe, int]] = {"0x82": (EventsPipe(self), 0)}
         self._rng = self.world.rng("unit")
+        self.sent_events = SentEvents(Fraction(125))
         self._packet = bytearray()
         self._sent = self._n_pulses = self._begun_ticks = self._step = 0
         self.full = False
@@ -145,6 +149,8 @@ class EmulatedCqtFx2:
         first = self._period_words(rate_hz)
         period, at = divmod(self._n_pulses, PERIOD_EVENTS)
         words = first[at : at + n_events] + np.uint64(period * self._step << SLOW_SHIFT & WORD_MASK)
+        number = self._n_pulses + 1 + np.arange(words.shape[0])
+        self.sent_events.add(self._begun_ticks + number * self._step // STEPS_PER_TICK, 1 + number % 4)
         self._n_pulses += words.shape[0]
         if Fault.OVERFLOW in self.faults:
             words = words[::2]

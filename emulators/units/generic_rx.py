@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from qkdhw_emulators.faults import Fault
 from qkdhw_emulators.optics.link_model import LinkChunk
 from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import LinkParameters
+from qkdhw_emulators.sent_events import SentEvents
 from qkdhw_emulators.units.event_log import SPAN_TICKS, EventLog, Kind
 from qkdhw_emulators.units.generic_unit import GenericUnit, RefusedError, State, decimal, decimals, expect, integer, ok
 from qkdhw_emulators.world import World
@@ -56,6 +58,7 @@ class EmulatedGenericRx(GenericUnit):
 
     Attributes:
         faults: Faults that are on; may be changed while the unit runs.
+        sent_events: What it generated.
     """
 
     model: ClassVar[str] = "GRX-EMU"
@@ -79,6 +82,7 @@ class EmulatedGenericRx(GenericUnit):
     ) -> None:
         world = world or World(seed=light.seed if light else 1)
         self._log = EventLog()
+        self.sent_events = SentEvents(Fraction(TICK_PS))
         self._run_rng = world.rng("run")
         super().__init__(world, light or LinkRun(LinkParameters(), seed=world.seed, transmitter=False), faults)
         self._commands["EVT?"] = self._read_events
@@ -205,6 +209,7 @@ class EmulatedGenericRx(GenericUnit):
         ticks, detector = ticks[live], detector[live]
         kept = len(ticks) // 2 if Fault.OVERFLOW in self.faults else len(ticks)
         horizon_ticks = chunk.horizon_ticks * TICKS_PER_LINK_TICK + self._offset
+        self.sent_events.add(ticks[:kept], detector[:kept] + 1)
         self._append(ticks[:kept], detector[:kept] + 1, horizon_ticks if kept == len(ticks) else int(ticks[kept]))
         if kept < len(ticks):
             self._log.add_loss(self._log.last_ticks, horizon_ticks, len(ticks) - kept)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from enum import IntEnum, unique
+from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from qkdhw_emulators.optics.link_model import TICK_PS
 from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import LinkParameters
 from qkdhw_emulators.optics.periodic_signal import PeriodicSignal
+from qkdhw_emulators.sent_events import SentEvents
 from qkdhw_emulators.world import World
 
 MAX_COMMAND_BYTES = 128
@@ -97,6 +99,7 @@ class EmulatedSFifteenTdc1:
 
     Attributes:
         faults: Faults that are on; may be changed while the unit runs.
+        sent_events: What it generated from a link.
 
     Source:
         S-Fifteen Instruments TDC1 documentation; the vendor's pyS15 library and readevents4 reader.
@@ -122,6 +125,7 @@ class EmulatedSFifteenTdc1:
         self._link = light or LinkRun(LinkParameters(), seed=self.world.seed, transmitter=False)
         self._serial_number = f"EMU{self._link.seed % 10**6:06d}"
         self._rng = np.random.default_rng([self._link.seed, 0x544443])
+        self.sent_events = SentEvents(Fraction(TICK_PS))
         self._command = bytearray()
         self._stream = bytearray()
         self._counts_due: deque[tuple[float, bytes]] = deque()
@@ -221,6 +225,8 @@ class EmulatedSFifteenTdc1:
                 ticks = ticks.copy()
                 late = ticks[STEP_BACK_EVERY - 1 :: STEP_BACK_EVERY]
                 late[:] = ticks[STEP_BACK_EVERY - 2 :: STEP_BACK_EVERY][: late.shape[0]] - STEP_BACK_TICKS
+            row, detector = np.nonzero(pattern[:, None] >> np.arange(4, dtype=np.uint8) & 1)
+            self.sent_events.add(ticks[row], detector + 1)
             self._stream += self._encoder.encode(ticks, pattern, chunk.horizon_ticks)
             if self._encoder.ended:
                 self._encoder = None

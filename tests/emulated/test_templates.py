@@ -25,7 +25,7 @@ from qkdhw_emulators.templates.stage import AcmeMs1, EmulatedAcmeMs1
 from qkdhw_emulators.templates.time_tagger import AcmeRx9, EmulatedAcmeRx9
 from qkdhw_emulators.world import VirtualClock, World
 
-NO_EVENTS = {"stream", "stream context", "wrong state", "overflow"}
+NO_EVENTS = {"stream", "event times", "stream context", "wrong state", "overflow", "faults in a stream"}
 NOT_APPLICABLE = {
     AcmeRx9: set(),
     AcmeVa2: NO_EVENTS,
