@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from qkdhw.bench.asynchronous import open_unit_async
 from qkdhw.bench.discovery import discover
 from qkdhw.errors import ConfigurationError, NotSupportedError, TransportClosedError, UnitError
 from qkdhw.formats import open_events
+from qkdhw.model import EventKind
 from qkdhw_emulators.address import Place, ServedOn, place_of
 from qkdhw_emulators.bench import serve_bench
 from qkdhw_emulators.control import ask_control, control_socket
@@ -294,3 +296,42 @@ def test_a_recording_of_events_has_a_snapshot_of_the_bench_beside_it(tmp_path, b
     assert snapshot["units"]["attenuator"]["settings"]["attenuation_db"] == 3.25
     assert snapshot["counts"]["photons"] > 10_000
     assert snapshot["wiring"][0]["detector"] == "D0"
+    assert snapshot["events"] == recorded.events
+    kinds = np.concatenate([block.kind for block in open_events(file).read_blocks()])
+    assert snapshot["counts"]["photons"] == np.count_nonzero(kinds == EventKind.PHOTON)  # of the file, not of the ring
+    assert snapshot["unwritten_at_end"] == recorded.unwritten_at_end >= 0
+    times = np.concatenate([block.time_ticks for block in open_events(file).read_blocks()])
+    assert snapshot["span_ticks"] == times[-1] - times[0] > 0
+    assert recorded.span_s == float((times[-1] - times[0]) * Fraction(snapshot["tick_ps"]) / 10**12)
+
+
+def test_a_recording_is_written_over_only_when_asked(tmp_path, bench_file):
+    file = tmp_path / "run.h5"
+    with serve_bench(bench_file), open_bench(bench_file) as bench:
+        bench.units["transmitter"].arm()
+        bench.units["transmitter"].start()
+        record_events(bench, "receiver", file, duration_s=0.05)
+        before = file.read_bytes()
+        with pytest.raises(ConfigurationError, match=r"run\.h5 and .*run\.h5\.json") as refused:
+            record_events(bench, "receiver", file, duration_s=0.05)
+        assert "overwrite=True" in refused.value.remedy
+        assert bench.units["receiver"].read_status().state == "idle"
+        file.unlink()
+        with pytest.raises(ConfigurationError, match=r"^[^ ]*run\.h5\.json would"):
+            record_events(bench, "receiver", file, duration_s=0.05)
+        assert not file.exists()
+        recorded = record_events(bench, "receiver", file, duration_s=0.05, overwrite=True)
+        assert file.read_bytes() != before
+    assert json.loads(recorded.snapshot.read_text())["events"] == recorded.events
+
+
+def test_what_record_events_cannot_do_names_what_it_can(tmp_path, bench_file):
+    with serve_bench(bench_file), open_bench(bench_file) as bench:
+        with pytest.raises(ConfigurationError) as raised:
+            record_events(bench, "receivr", tmp_path / "x.h5", duration_s=0.1)
+        assert raised.value.remedy == "time taggers: receiver"
+        for name, format_name in (("x.foo", None), ("x.h5", "foo")):
+            with pytest.raises(ConfigurationError) as raised:
+                record_events(bench, "receiver", tmp_path / name, duration_s=0.1, format_name=format_name)
+            assert "hdf5" in raised.value.remedy
+            assert "--" not in raised.value.remedy
