@@ -144,12 +144,14 @@ def ask_control(path: Path, request: Mapping[str, Any], *, timeout_s: float = 5.
             client.connect(str(path))
             client.sendall(json.dumps(request).encode() + b"\n")
             with client.makefile("rb") as stream:
-                answer: dict[str, Any] = json.loads(stream.readline())
+                answer = json.loads(stream.readline())
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"no emulated bench answers at {path}: {error}", remedy="Start one with `qkdhw devices emulate --control`."
         ) from error
-    if not answer.get("ok"):
+    if not isinstance(answer, dict) or "ok" not in answer:
+        raise ConfigurationError(f"what answers at {path} is no emulated bench", remedy="Check the path.")
+    if not answer["ok"]:
         raise ConfigurationError(str(answer.get("error")), remedy=str(answer.get("remedy", "")))
     return answer
 

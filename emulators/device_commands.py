@@ -55,6 +55,10 @@ def emulate(
     """
     if (name is None) == (bench is None):
         raise ConfigurationError("give a unit's name or --bench", remedy="qkdhw devices emulate sfifteen-tdc1 --on pty")
+    if bench is not None and (fault or port or path is not None):
+        raise ConfigurationError(
+            "--fault, --port and --path are for one unit", remedy="Switch faults of a bench by `qkdhw devices world`."
+        )
     try:
         clock = VirtualClock(pace=None if pace == "none" else float(pace))
     except ValueError as error:
@@ -115,12 +119,14 @@ def world(
     if as_json:
         sys.stdout.write(json.dumps(state, indent=2) + "\n")
         return
+    from qkdhw.cli.console import plain  # which loads these commands
+
     console = Console()
     console.print(f"{state['now_s']:.3f} s on the bench's clock", highlight=False)
     for label, unit_state in state["units"].items():
-        console.print(f"[bold]{label}[/]  faults: {', '.join(unit_state['faults']) or 'none'}", highlight=False)
+        console.print(plain(f"{label}  faults: {', '.join(unit_state['faults']) or 'none'}"), style="bold")
         for condition, value in unit_state["conditions"].items():
-            console.print(f"  {condition} = {value:g}", highlight=False)
+            console.print(plain(f"  {condition} = {value:g}"))
 
 
 def conform(
@@ -143,6 +149,8 @@ def conform(
     On an emulated unit every fault is tried; on a real one settings are changed and restored, outputs are left alone.
     """
     driver = load_driver(name)
+    if report is not None:
+        report.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         served = None
         if address is None:
@@ -153,7 +161,6 @@ def conform(
         outcomes = _run(subject, quiet=as_json)
     result = report_of(subject, outcomes)
     if report is not None:
-        report.mkdir(parents=True, exist_ok=True)
         (report / f"conformance-{name}.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
         (report / f"conformance-{name}.html").write_text(html_report(result), "utf-8")
     if as_json:
@@ -166,18 +173,19 @@ def conform(
 
 
 def _run(subject: Subject, *, quiet: bool) -> list[Outcome]:
+    from qkdhw.cli.console import plain  # which loads these commands
+
     console = Console(stderr=True, quiet=quiet)
     outcomes = []
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
     ) as progress:
-        task = progress.add_task(f"checking {subject.name} at {subject.url}", total=None)
+        task = progress.add_task(f"checking {subject.name}", total=None)
         for outcome in run_suite(subject):
             outcomes.append(outcome)
             colour = COLOUR[outcome.verdict]
-            progress.console.print(
-                f"[{colour}]{outcome.verdict:15}[/] {outcome.check:22} {outcome.duration_s:6.2f} s  {outcome.detail}",
-                highlight=False,
-            )
+            line = plain(f"{outcome.verdict:15} {outcome.check:22} {outcome.duration_s:6.2f} s  {outcome.detail}")
+            line.stylize(colour, 0, 15)
+            progress.console.print(line)
             progress.update(task, description=f"after {outcome.check}")
     return outcomes

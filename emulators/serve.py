@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from qkdhw_emulators.servers.usb import UsbBus
 
 PACE_CHECK_S = 0.01
+MAX_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,11 @@ def serve_at(url: str, line: Line) -> Iterator[str]:
 def _put_on(stack: ExitStack, transport: ServedOn, line: Line, port: int, path: Path | None) -> str:
     if transport is ServedOn.EMU:
         return stack.enter_context(registered(line))
+    if port and (wrong := [port + above for _, above in line.further.values() if not 0 < port + above <= MAX_PORT]):
+        raise ConfigurationError(
+            f"the unit on port {port} would need port {wrong[0]} too",
+            remedy="Choose another port, or 0 for a free one.",
+        )
     if transport in {ServedOn.HISLIP, ServedOn.VXI11, ServedOn.USBTMC}:
         line.message_end = b"\n"
     if transport in {ServedOn.USB, ServedOn.USBTMC}:

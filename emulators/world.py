@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import zlib
@@ -23,7 +24,7 @@ class VirtualClock:
     """
 
     def __init__(self, *, pace: float | None = 1.0, monotonic_s: Callable[[], float] = time.monotonic) -> None:
-        if pace is not None and not pace > 0:
+        if pace is not None and not 0 < pace < math.inf:
             raise ConfigurationError(f"pace is {pace}", remedy="Give bench seconds per second above 0, or None.")
         self.pace = pace
         self._monotonic_s = monotonic_s
@@ -42,8 +43,8 @@ class VirtualClock:
         Raises:
             ValueError: `seconds` is negative.
         """
-        if seconds < 0:
-            raise ValueError(f"time does not go back by {-seconds} s")
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"time does not go on by {seconds} s")
         self._advanced_s += seconds
 
     def real_wait_s(self, wait_s: float) -> float:
@@ -96,13 +97,15 @@ class World:
         """Change a physical condition.
 
         Raises:
-            ConfigurationError: No unit here senses it.
+            ConfigurationError: No unit here senses it, or the value is not finite.
         """
         if name not in self.conditions:
             raise ConfigurationError(
                 f"{self.label or 'this unit'} does not sense {name!r}",
                 remedy=f"It senses: {', '.join(sorted(self.conditions)) or 'nothing'}.",
             )
+        if not math.isfinite(value):
+            raise ConfigurationError(f"{name} cannot be {value}", remedy="Give a finite number.")
         with self.lock:
             self.conditions[name] = float(value)
 

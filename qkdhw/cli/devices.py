@@ -18,7 +18,7 @@ from rich.table import Table
 from qkdhw.bench import dialogue_test, read_bench_file, record_unit, replay_calls
 from qkdhw.bench.discovery import Discovery, discover
 from qkdhw.bench.lease import holders
-from qkdhw.cli.console import JsonOption, out, print_json
+from qkdhw.cli.console import JsonOption, out, plain, print_json
 from qkdhw.drivers import installed_drivers, load_driver, open_unit
 from qkdhw.drivers.setting import Setting, settings_of
 from qkdhw.errors import ConfigurationError
@@ -78,13 +78,13 @@ def list_devices(
         return
     table = Table("driver", "vendor", "kind", title="Drivers")
     for driver in drivers:
-        table.add_row(driver["name"], driver["vendor"], driver["kind"])
+        table.add_row(*(plain(driver[key]) for key in ("name", "vendor", "kind")))
     out.print(table)
     _print_found(discovery)
     if configured:
-        table = Table("unit", "driver", "address", title=f"Configured in {bench}")
+        table = Table("unit", "driver", "address", title=plain(f"Configured in {bench}"))
         for label, unit in configured.items():
-            table.add_row(label, unit.name, unit.url)
+            table.add_row(plain(label), plain(unit.name), plain(unit.url))
         out.print(table)
     for holder in holders():
         out.print(
@@ -248,7 +248,7 @@ def record(
     if as_json:
         print_json({"session": str(file), "driver": name, "url": url})
     else:
-        out.print(f"recorded to {file}; play it by `qkdhw devices replay {file}`", highlight=False)
+        out.print(plain(f"recorded to {file}; play it by `qkdhw devices replay {file}`"))
 
 
 @app.command()
@@ -295,12 +295,13 @@ def _print_found(discovery: Discovery) -> None:
     if discovery.found:
         table = Table("address", "USB ID", "serial number", "description", "driver", title="Found")
         for each in discovery.found:
-            table.add_row(each.url, each.usb_id, each.serial_number, each.description, ", ".join(each.drivers))
+            said = (each.url, each.usb_id, each.serial_number, each.description, ", ".join(each.drivers))
+            table.add_row(*map(plain, said))
         out.print(table)
     else:
         out.print("No serial ports and no USB instruments found.")
     for way, remedy in discovery.not_looked.items():
-        out.print(f"Not looked for by {way}: {remedy}", markup=False, highlight=False)
+        out.print(plain(f"Not looked for by {way}: {remedy}"))
 
 
 def _place(text: str) -> tuple[str, int | None]:
@@ -367,7 +368,8 @@ def _print_settings(driver: type[Any]) -> None:
     table = Table("setting", "access", "allowed", "channels", "what", title="Settings")
     for name, setting in declared.items():
         allowed = setting.allowed() if setting.writable else f"{setting.kind.__name__} {setting.unit}".strip()
-        table.add_row(name, setting.access, allowed, ", ".join(map(str, setting.channels)), setting.doc)
+        facts = (name, setting.access, allowed, ", ".join(map(str, setting.channels)), setting.doc)
+        table.add_row(*map(plain, facts))
     out.print(table)
 
 
@@ -376,7 +378,7 @@ def _print_fields(title: str, fields: dict[str, Any]) -> None:
 
 
 def _fields_table(title: str, fields: dict[str, Any]) -> Table:
-    table = Table(title=title, show_header=False)
+    table = Table(title=plain(title), show_header=False)
     for key, value in fields.items():
-        table.add_row(key, str(value))
+        table.add_row(plain(key), plain(value))
     return table

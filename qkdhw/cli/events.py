@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from qkdhw.cli.console import JsonOption, err, out, print_json
+from qkdhw.cli.console import JsonOption, err, out, plain, print_json
 from qkdhw.errors import ConfigurationError
 from qkdhw.formats import FORMATS, EventCounter, EventFile, EventReport, open_events, write_events
 from qkdhw.model import DetectionBlock
@@ -125,11 +125,11 @@ def _plain(report: EventReport) -> dict[str, Any]:
 
 
 def _print_report(report: EventReport) -> None:
-    table = Table(title=Path(report.path).name, show_header=False, title_justify="left")
+    table = Table(title=plain(Path(report.path).name), show_header=False, title_justify="left")
     for name, value in _rows(report):
-        table.add_row(name, value)
+        table.add_row(name, plain(value))
     for anomaly in report.anomalies or ("none found",):
-        table.add_row("anomaly" if report.anomalies else "anomalies", anomaly)
+        table.add_row("anomaly" if report.anomalies else "anomalies", plain(anomaly))
     out.print(table)
 
 

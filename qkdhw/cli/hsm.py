@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from qkdhw.cli.console import JsonOption, out, print_json
+from qkdhw.cli.console import JsonOption, out, plain, print_json
 from qkdhw.errors import ConfigurationError
 from qkdhw.export.modules import find_modules, list_tokens
 from qkdhw.export.pin import read_pin_file
@@ -29,7 +29,7 @@ ModuleOption = Annotated[
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     table = Table(*(Column(name, overflow="fold") for name in columns))
     for row in rows:
-        table.add_row(*(str(value) for value in row))
+        table.add_row(*(plain(value) for value in row))
     out.print(table)
 
 

@@ -12,7 +12,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from qkdhw.cli.console import JsonOption, out, print_json
+from qkdhw.cli.console import JsonOption, out, plain, print_json
 from qkdhw.keys.account import Role
 from qkdhw.keys.installation import install_site, make_start_key_file
 from qkdhw.keys.segments import SegmentState
@@ -36,7 +36,7 @@ def _print_table(columns: Sequence[str | Column], rows: Sequence[Sequence[object
     folding = (Column(name, overflow="fold") if isinstance(name, str) else name for name in columns)
     table = Table(*folding, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for row in rows:
-        table.add_row(*(str(value) for value in row))
+        table.add_row(*(plain(value) for value in row))
     out.print(table)
 
 
