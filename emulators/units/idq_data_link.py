@@ -166,7 +166,7 @@ class EmulatedRawStream:
     def close(self) -> None:
         """End it."""
         self.acquisition_id = ""
-        self._message = None
+        self._message: bytes | None = None
 
     def restart(self) -> None:
         """A new record begins: its sub-acquisitions are counted from 0."""
@@ -201,7 +201,7 @@ class EmulatedRawStream:
         self.index = self._unit.recorder.over
         self._sub_acquisitions = self._timestamps = 0
         self._errors: list[str] = []
-        self._message: bytes | None = None
+        self._message = None
         self._active_s = self._unit.world.now_s()
 
     def _flows(self) -> bool:
