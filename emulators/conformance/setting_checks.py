@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 import qkdhw.interfaces
 from qkdhw.drivers.setting import ChannelSetting, Setting
 from qkdhw.errors import CommandRefusedError, ConfigurationError, TransportError, UnitError, UnitStateError
+from qkdhw.interfaces import Unit
 from qkdhw.model import UnitInfo, UnitStatus
 from qkdhw_emulators.conformance.subject import NotApplicableError, Subject, require
 
@@ -34,11 +36,18 @@ def check_capabilities(subject: Subject) -> None:
     """What the driver says it can do is there: each capability is a Protocol that it fits."""
     names: frozenset[str] = getattr(subject.driver, "capabilities", frozenset())
     require(bool(names), "a driver names at least one capability")
+    known = {
+        name: each for name, each in sorted(vars(qkdhw.interfaces).items())
+        if getattr(each, "_is_protocol", False) and isinstance(each, type) and issubclass(each, Unit)
+    }  # fmt: skip
     with subject.open() as unit:
         for name in sorted(names):
-            protocol = getattr(qkdhw.interfaces, name, None)
-            require(protocol is not None, f"capability {name} is a Protocol of qkdhw.interfaces")
-            require(isinstance(unit, protocol), f"the driver has what {name} asks for")  # type: ignore[arg-type]
+            protocol = known.get(name)
+            require(
+                protocol is not None,
+                f"{name!r} is no capability; there are {', '.join(known)}; for a unit of another kind write {{'Unit'}}",
+            )
+            require(isinstance(unit, protocol), f"the driver lacks something that {name} asks for")
 
 
 def check_description(subject: Subject) -> None:
@@ -50,7 +59,10 @@ def check_description(subject: Subject) -> None:
         require(bool(setting.doc), f"setting {name} says what it is")
         if setting.kind is float and setting.unit:
             suffix = SUFFIX_OF_UNIT.get(setting.unit, setting.unit).lower()
-            require(name.endswith(f"_{suffix}"), f"setting {name} ends in its unit, _{suffix}")
+            require(name.endswith(f"_{suffix}"), f"a name ends in its unit: rename {name!r} to '{name}_{suffix}'")
+        if setting.writable and setting.kind in {int, float}:
+            missing = [each for each in ("minimum", "maximum") if getattr(setting, each) is None]
+            require(not missing, f"{name} is a number that can be set: declare its {' and '.join(missing)}")
         if setting.minimum is not None and setting.maximum is not None:
             require(setting.minimum <= setting.maximum, f"setting {name} has a range")
 
@@ -67,20 +79,52 @@ def check_status(subject: Subject) -> None:
 def check_settings_round_trip(subject: Subject) -> None:
     """What is set is read back but for quantisation, and setting the read-back changes nothing."""
     accepted = 0
+    _require_readings_in_range(subject)
     with as_before(subject) as unit:
         for setting, channel in places(subject):
-            for value in trial_values(setting):
+            values = trial_values(setting)
+            taken = 0
+            where = f"{setting.name}{'' if channel is None else f' of channel {channel}'}"
+            for value in values:
                 got = _set(unit, setting, channel, value)
                 if got is None:
+                    require(subject.served is None or setting.range_depends, _refused(setting, where, value))
                     continue
-                accepted += 1
-                where = f"{setting.name}{'' if channel is None else f' of channel {channel}'}"
+                taken += 1
                 require(setting.agrees(value, got), f"{where}: told {value!r}, read back {got!r}")
                 if setting.readable:
                     again = unit.read_setting(setting.name, channel)
                     require(again == got, f"{where}: read {again!r} after a read-back of {got!r}")
                     require(_set(unit, setting, channel, got) == got, f"{where}: a quantised value stays as it is")
+            accepted += taken
+            require(taken > 0 or not values or subject.served is None, f"{where}: the unit takes none of {values}")
     require(accepted > 0, "the unit takes at least one value of a setting")
+
+
+def _require_readings_in_range(subject: Subject) -> None:
+    """What a unit has before anything was set can be set: else a query reads something else."""
+    with subject.open() as unit:
+        for setting in subject.settings.values():
+            if setting.access != "rw" or setting.kind not in {int, float} or setting.length > 1:
+                continue
+            low = -math.inf if setting.minimum is None else setting.minimum - (setting.step or 0.0)
+            high = math.inf if setting.maximum is None else setting.maximum + (setting.step or 0.0)
+            for channel in setting.channels[:4] or (None,):
+                got = unit.read_setting(setting.name, channel)
+                by = f" by {setting.query.format(channel=channel)!r}" if setting.query else ""
+                require(
+                    low <= got <= high,
+                    f"{setting.name} was read{by} as {got!r}, not as {setting.allowed()}: query or range is wrong",
+                )
+
+
+def _refused(setting: Setting[Any], where: str, value: Any) -> str:
+    ends = {setting.minimum: "raise minimum", setting.maximum: "lower maximum"}
+    remedy = ends.get(value, "narrow the range") if setting.kind in {int, float} else "mend the choices or the command"
+    return (
+        f"{where}: {value!r} is allowed by the driver and refused by the unit: {remedy}, or declare range_depends=True "
+        "if that depends on the unit's model, state or other settings"
+    )
 
 
 def check_range_errors(subject: Subject) -> None:
@@ -170,7 +214,7 @@ def trial_values(setting: Setting[Any]) -> list[Any]:
         return list(setting.choices)
     if setting.kind is bool:
         return [True, False]
-    if setting.kind is str or setting.minimum is None or setting.maximum is None:
+    if setting.kind is str or setting.length > 1 or setting.minimum is None or setting.maximum is None:
         return []
     low, high = setting.minimum, setting.maximum
     middle = low + 0.37 * (high - low)

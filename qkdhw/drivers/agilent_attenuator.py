@@ -67,8 +67,9 @@ class Agilent8156A(_OffsetAttenuator):
         command=":INP:WAV {value:.3f}E-9", decode=_nanometres, doc="Wavelength that the filter is calibrated for.",
     )  # fmt: skip
     attenuation_db = Setting(
-        float, unit="dB", minimum=-99.999, maximum=159.999, step=0.001, settle_s=0.02, query=":INP:ATT?",
-        command=":INP:ATT {value:.3f}", doc="Attenuation shown: filter position, 0 to 60 dB, plus offset.",
+        float, unit="dB", minimum=-99.999, maximum=159.999, step=0.001, settle_s=0.02, range_depends=True,
+        query=":INP:ATT?", command=":INP:ATT {value:.3f}",
+        doc="Attenuation shown: filter position, 0 to 60 dB, plus offset.",
     )  # fmt: skip
     attenuation_min_db = Setting(
         float, unit="dB", access="r", query=":INP:ATT? MIN", doc="Smallest attenuation with the present offset.",
@@ -118,12 +119,12 @@ class Agilent816x(_OffsetAttenuator):
     )  # fmt: skip
     wavelength_nm = ChannelSetting(
         float, unit="nm", minimum=1200.0, maximum=1700.0, step=0.1, channels=(1, 2), query=":INP{channel}:CHAN1:WAV?",
-        command=":INP{channel}:CHAN1:WAV {value:.3f}E-9", decode=_nanometres,
+        command=":INP{channel}:CHAN1:WAV {value:.3f}E-9", decode=_nanometres, range_depends=True,
         doc="Wavelength that the filter is calibrated for; the module has its own range.",
     )  # fmt: skip
     attenuation_db = ChannelSetting(
         float, unit="dB", minimum=-200.0, maximum=260.0, step=0.001, settle_s=0.02, channels=(1, 2),
-        query=":INP{channel}:CHAN1:ATT?", command=":INP{channel}:CHAN1:ATT {value:.3f}",
+        range_depends=True, query=":INP{channel}:CHAN1:ATT?", command=":INP{channel}:CHAN1:ATT {value:.3f}",
         doc="Attenuation shown: filter position, 0 to 60 dB, plus offset.",
     )  # fmt: skip
     attenuation_min_db = ChannelSetting(

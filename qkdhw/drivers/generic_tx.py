@@ -56,16 +56,16 @@ class GenericTx(GenericUnit):
         doc="Pulses per second; the unit takes a divisor of 10 GHz near it.",
     )  # fmt: skip
     mean_photon_number = TupleSetting(
-        float, length=3, step=0.001, relative_step=0.03, reply=Reply.LINE,
-        doc="Mean photons per pulse, brightest first, strictly falling, 0 to 2.",
+        float, length=3, minimum=0, maximum=2, step=0.001, relative_step=0.03, reply=Reply.LINE,
+        doc="Mean photons per pulse, brightest first, strictly falling.",
     )  # fmt: skip
     intensity_probability = TupleSetting(
-        float, length=3, step=1 / 65536, reply=Reply.LINE,
+        float, length=3, minimum=0, maximum=1, step=1 / 65536, reply=Reply.LINE,
         doc="Probability of each intensity, brightest first, with sum 1.",
     )  # fmt: skip
     key_basis_probability = Setting(
-        float, step=1 / 65536, reply=Reply.LINE,
-        doc="Probability that a pulse is prepared in the key basis, 0.05 to 0.95.",
+        float, minimum=0.05, maximum=0.95, step=1 / 65536, reply=Reply.LINE,
+        doc="Probability that a pulse is prepared in the key basis.",
     )  # fmt: skip
 
     _next_index = 0

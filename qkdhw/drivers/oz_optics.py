@@ -203,7 +203,7 @@ class OzDd100(OzInstrument):
 
     attenuation_db = Setting(
         float, unit="dB", minimum=0.0, maximum=80.0, step=0.05, query="D", command="A{value:.2f}", reply=Reply.ACK,
-        doc="Attenuation; from the unit's insertion loss to its own maximum, which it checks.",
+        range_depends=True, doc="Attenuation; from the unit's insertion loss to its own maximum, which it checks.",
     )  # fmt: skip
     position_steps = Setting(int, access="r", query="D", doc="Position of the motor.")
     insertion_loss_db = Setting(

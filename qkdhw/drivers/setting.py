@@ -64,6 +64,7 @@ class Setting(Generic[T]):
         step: Quantisation: the unit takes the nearest multiple, and read-back is compared within one step.
         relative_step: Quantisation as a fraction of the value, for units whose steps grow with it.
         choices: Allowed words of a str.
+        range_depends: Whether the unit narrows range or choices by its model, its state or its other settings.
         access: "rw", "r" (a reading) or "w" (cannot be read back).
         settle_s: How long a value takes to hold after it was set.
         reply: What the unit answers when it is set.
@@ -85,6 +86,7 @@ class Setting(Generic[T]):
     step: float | None = None
     relative_step: float = 0.0
     choices: tuple[str, ...] = ()
+    range_depends: bool = False
     access: Literal["rw", "r", "w"] = "rw"
     settle_s: float = 0.0
     reply: Reply = Reply.NONE
@@ -196,6 +198,7 @@ class Setting(Generic[T]):
             "relative_step": self.relative_step,
             "length": self.length,
             "choices": list(self.choices),
+            "range_depends": self.range_depends,
             "access": self.access,
             "channels": list(self.channels),
             "settle_s": self.settle_s,

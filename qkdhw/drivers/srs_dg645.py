@@ -52,7 +52,7 @@ class SrsDg645(ScpiInstrument):
     error_query: ClassVar[str] = "LERR?"
 
     delay_reference = ChannelSetting(
-        str, choices=EDGES, channels=DELAYED, doc="Edge that an edge's delay counts from.",
+        str, choices=EDGES, channels=DELAYED, range_depends=True, doc="Edge that an edge's delay counts from.",
     )  # fmt: skip
     delay_s = ChannelSetting(
         float, unit="s", minimum=0.0, maximum=1999.999999999995, step=RESOLUTION_S, channels=DELAYED,

@@ -39,7 +39,8 @@ class ThorlabsItc4000(ScpiInstrument):
 
     tec_current_limit_a = Setting(
         float, unit="A", minimum=0.1, maximum=15.0, step=0.001, query="SOUR2:CURR:LIM?",
-        command="SOUR2:CURR:LIM {value:.4f}", doc="Largest current through the TEC; each model has its own range.",
+        command="SOUR2:CURR:LIM {value:.4f}", range_depends=True,
+        doc="Largest current through the TEC; each model has its own range.",
     )  # fmt: skip
     tec_temperature_c = Setting(
         float, unit="°C", minimum=-55.0, maximum=150.0, step=0.001, query="SOUR2:TEMP?",
@@ -48,12 +49,12 @@ class ThorlabsItc4000(ScpiInstrument):
     tec_on = Setting(bool, query="OUTP2?", command="OUTP2 {value:d}", doc="Whether the TEC works.")
     laser_current_limit_a = Setting(
         float, unit="A", minimum=0.0, maximum=20.0, step=1e-5, query="SOUR:CURR:LIM?",
-        command="SOUR:CURR:LIM {value:.6f}", affects=("laser_current_a",),
+        command="SOUR:CURR:LIM {value:.6f}", affects=("laser_current_a",), range_depends=True,
         doc="Largest laser current; each model has its own range. A set current above it is lowered.",
     )  # fmt: skip
     laser_current_a = Setting(
         float, unit="A", minimum=0.0, maximum=20.0, step=1e-5, query="SOUR:CURR?", command="SOUR:CURR {value:.6f}",
-        doc="Laser current when the output is on, up to the limit.",
+        range_depends=True, doc="Laser current when the output is on, up to the limit.",
     )  # fmt: skip
     laser_on = Setting(bool, query="OUTP?", command="OUTP {value:d}", restore=False, doc="Whether there is light.")
     measured_laser_current_a = Setting(float, unit="A", access="r", query="MEAS:CURR?", doc="Laser current.")

@@ -156,15 +156,15 @@ def test_refusals():
     turns = [
         *OPENING,
         (b"ARM\n", b"ERR 3 running\n"),
-        (b"CONF key_basis_probability 7\n", b"ERR 2 range\n"),
+        (b"CONF key_basis_probability 0.75\n", b"ERR 2 range\n"),
         (b"CLR\n", b"OK done\n"),
     ]
     with expect_dialogue("tcp", turns) as url, opened(url) as unit:
         with pytest.raises(UnitStateError, match="running"):
             unit.arm()
         with pytest.raises(CommandRefusedError) as caught:
-            unit.configure({"key_basis_probability": 7.0})
-        assert (caught.value.code, caught.value.command) == ("2", "CONF key_basis_probability 7")
+            unit.configure({"key_basis_probability": 0.75})
+        assert (caught.value.code, caught.value.command) == ("2", "CONF key_basis_probability 0.75")
         with pytest.raises(WireFormatError):
             unit.clear_alarms()
 

@@ -1,15 +1,19 @@
 """Drivers of the templates' units, each with a mistake that their authors could make: the suite finds it and names it."""
 
 from fractions import Fraction
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from qkdhw.drivers.setting import Reply, Setting
+from qkdhw.drivers.text_instrument import TextInstrument
 from qkdhw.errors import TransportTimeoutError
 from qkdhw_emulators.conformance.subject import Subject
 from qkdhw_emulators.conformance.suite import Verdict, run_suite
 from qkdhw_emulators.serve import serve_unit
 from qkdhw_emulators.templates.time_tagger import AcmeRx9, EmulatedAcmeRx9
+from qkdhw_emulators.units.table_unit import Entry, TableUnit
 from qkdhw_emulators.world import World
 
 TIMEOUT_S = 0.2
@@ -93,3 +97,98 @@ def test_events_made_up_after_a_fault_are_found_out():
     assert said_of(AcmeRx9, EmulatedAcmeRx9, *checks)[checks[0]][0] is Verdict.PASSED
     verdict, detail = said_of(Patient, EmulatedAcmeRx9, *checks)[checks[0]]
     assert (verdict, "with truncate" in detail) == (Verdict.FAILED, True)
+
+
+class EmulatedOven(TableUnit):
+    """Takes 0 to 80."""
+
+    identity = "Acme,OV1,0042,1.0"
+    table: ClassVar[dict[str, Entry]] = {"TEM": Entry(0, 80, at_power_up=25), "FAN": Entry(0, 9000, at_power_up=1200)}
+
+
+class Oven(TextInstrument):
+    """An oven without a mistake."""
+
+    vendor, model, unit_kind = "Acme", "OV1", "oven"
+    capabilities = frozenset({"Unit"})
+    idn_pattern = "^Acme,OV1,"
+    done, refusal = "OK", "ERR"
+    heater_c = Setting(
+        float, unit="°C", minimum=0, maximum=80, step=1, query="TEM?", command="TEM {value}", reply=Reply.ACK,
+        doc="Temperature.",
+    )  # fmt: skip
+
+
+def heater(**changed):
+    """The oven's setting with something else in it."""
+    given = {
+        "unit": "°C", "minimum": 0, "maximum": 80, "step": 1, "query": "TEM?", "command": "TEM {value}",
+        "reply": Reply.ACK, "doc": "Temperature.",
+    }  # fmt: skip
+    return Setting(float, **(given | changed))
+
+
+class TooWide(Oven):
+    heater_c = heater(maximum=100)
+
+
+class TooLow(Oven):
+    heater_c = heater(minimum=-10)
+
+
+class Admitted(Oven):
+    heater_c = heater(maximum=100, range_depends=True)
+
+
+class AllRefused(Oven):
+    heater_c = heater(minimum=100, maximum=120, range_depends=True)
+    fan_percent = Setting(
+        float, unit="%", minimum=0, maximum=9000, step=1, query="FAN?", command="FAN {value}", doc="Fan."
+    )
+
+
+class NoMaximum(Oven):
+    heater_c = heater(maximum=None)
+
+
+class Unnamed(Oven):
+    heater_c = None
+    heater = heater()
+
+
+class WrongQuery(Oven):
+    heater_c = heater(query="FAN?")
+
+
+class Invented(Oven):
+    capabilities = frozenset({"OpticalSwitch"})
+
+
+class Boastful(Oven):
+    capabilities = frozenset({"Attenuator"})
+
+
+@pytest.mark.parametrize(
+    ("driver", "check", "said"),
+    [
+        (TooWide, "settings round trip", "heater_c: 100.0 is allowed by the driver and refused by the unit: lower max"),
+        (TooLow, "settings round trip", "heater_c: -10.0 is allowed by the driver and refused by the unit: raise min"),
+        (AllRefused, "settings round trip", "heater_c was read by 'TEM?' as 25.0, not as a number from 100 to 120 °C"),
+        (NoMaximum, "description", "heater_c is a number that can be set: declare its maximum"),
+        (Unnamed, "description", "rename 'heater' to 'heater_c'"),
+        (WrongQuery, "settings round trip", "heater_c was read by 'FAN?' as 1200.0, not as a number from 0 to 80 °C"),
+        (Invented, "capabilities", "'OpticalSwitch' is no capability; there are Attenuator, ClockReference, Counter"),
+        (Invented, "capabilities", "for a unit of another kind write {'Unit'}"),
+        (Boastful, "capabilities", "the driver lacks something that Attenuator asks for"),
+    ],
+)
+def test_what_is_wrong_is_said(driver, check, said):
+    assert said_of(Oven, EmulatedOven, check)[check] == (Verdict.PASSED, "")
+    verdict, detail = said_of(driver, EmulatedOven, check)[check]
+    assert verdict is Verdict.FAILED
+    assert said in detail
+
+
+def test_a_range_that_depends_on_the_unit_is_declared():
+    check = "settings round trip"
+    assert said_of(Admitted, EmulatedOven, check)[check] == (Verdict.PASSED, "")
