@@ -22,10 +22,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from qkdhw.errors import ConfigurationError
 
-_REMEDY = "see docs/how-to/open-a-unit.md for the form of a bench file"
+_REMEDY = (
+    'the form: [units.LABEL] with name = "DRIVER", url = "ADDRESS"; if wanted settings = {..}, options = {..}, model, '
+    'serial_number, firmware; [[wiring]] with unit = "LABEL", channel = 1, detector = "D0", basis = "key", bit = 0'
+)
 
 
 class _Strict(BaseModel):
@@ -92,7 +96,31 @@ def read_bench_file(path: Path | str) -> BenchFile:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        text = first["msg"].removeprefix("Value error, ")
+        text = _said(first)
         raise ConfigurationError(f"bench file {path}: {where + ': ' if where else ''}{text}", remedy=_REMEDY) from error
     except ValueError as error:
         raise ConfigurationError(f"bench file {path} is not TOML: {error}", remedy=_REMEDY) from error
+
+
+def _said(error: ErrorDetails) -> str:
+    """Say what is wrong with a field."""
+    if error["type"] == "extra_forbidden":
+        place = error["loc"]
+        model = BenchFile if len(place) == 1 else BenchUnit if place[0] == "units" else Wire
+        return f"there is no such field; fields: {', '.join(model.model_fields)}"
+    if wanted := _KINDS.get(error["type"]):
+        return wanted
+    return error["msg"].removeprefix("Value error, ").replace("Input should", "this must")
+
+
+_KINDS = {
+    "missing": "this field is missing",
+    "string_type": "this must be a text in quotes",
+    "dict_type": "this must be a table",
+    "model_type": "this must be a table",
+    "int_type": "this must be a whole number",
+    "int_parsing": "this must be a whole number",
+    "int_from_float": "this must be a whole number",
+    "tuple_type": "this must be a list of tables, [[wiring]]",
+    "too_short": "at least one [units.LABEL] is needed",
+}

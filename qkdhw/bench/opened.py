@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from qkdhw.bench.check import mistakes_in
 from qkdhw.bench.file import BenchFile, BenchUnit, read_bench_file
 from qkdhw.bench.lease import lease
 from qkdhw.drivers import open_unit
@@ -32,14 +33,17 @@ class Bench:
         self.identities: dict[str, UnitInfo] = {}
         self.settings: dict[str, Mapping[str, Any]] = {}
         self.wiring = file.wiring
+        for mistake in mistakes_in(file):
+            raise mistake
         with ExitStack() as stack:
             for label, wanted in file.units.items():
                 if not wanted.url.startswith(NOT_SHARED):
                     stack.enter_context(lease(wanted.url, wait_s=lease_wait_s))
                 unit = stack.enter_context(open_unit(wanted.name, wanted.url, timeout_s=timeout_s, **wanted.options))
                 self.identities[label] = _checked_identity(label, wanted, unit.identify())
-                self.settings[label] = _configured(label, wanted, unit)
                 self.units[label] = unit
+            for label, unit in self.units.items():  # not before all are there, and are those that they should be
+                self.settings[label] = _configured(label, file.units[label], unit)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -49,6 +53,10 @@ class Bench:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        units = ", ".join(f"{label}: {type(unit).__name__}" for label, unit in self.units.items())
+        return f"<Bench of {units}>"
 
     def detectors(self, unit: str) -> dict[int, tuple[Basis, int]]:
         """Return basis and bit value for each wired input of a unit."""
@@ -79,7 +87,8 @@ def open_bench(path: Path | str, *, timeout_s: float = 5.0, lease_wait_s: float 
         lease_wait_s: How long to wait for another bench on this machine to let a unit go.
 
     Raises:
-        ConfigurationError: The file cannot be read, or a field of it is wrong; the message names the field.
+        ConfigurationError: The file cannot be read, or a field of it is wrong; the message names the field. As far as
+            the driver classes tell, it is found before any unit is opened.
         TransportError: An address leads nowhere, or another bench has the unit.
         UnitError: A unit is not the one that the file names.
     """

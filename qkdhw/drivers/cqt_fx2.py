@@ -97,6 +97,7 @@ class CqtFx2(Instrument):
     error_style: ClassVar[ErrorStyle] = ErrorStyle.STATUS_WORD
     capabilities: ClassVar[frozenset[str]] = frozenset({"TimeTagger"})
     schemes: ClassVar[tuple[str, ...]] = ("usb",)
+    inputs: ClassVar[tuple[int, ...]] = (1, 2, 3, 4)
     usb_ids: ClassVar[tuple[str, ...]] = ("04b4:1234",)
 
     tick_ps: ClassVar[Fraction] = TICK_PS

@@ -61,6 +61,10 @@ class Instrument:
     """Kinds of addresses that the real instrument can have."""
     usb_ids: ClassVar[tuple[str, ...]] = ()
     """USB vendor:product IDs by which it is found, such as "04d8:000a"."""
+    inputs: ClassVar[tuple[int, ...]] = ()
+    """Numbers of its inputs, if no setting of channels tells them."""
+    channels_vary: ClassVar[bool] = False
+    """Whether one that is open may have other channels than those declared."""
 
     def __init__(self, transport: Transport, *, timeout_s: float = 2.0) -> None:
         self._link = transport

@@ -6,7 +6,9 @@ Source:
 
 from __future__ import annotations
 
+import difflib
 import inspect
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -30,12 +32,30 @@ def load_driver(name: str) -> Any:
     named = [each for each in drivers if each == name] or [each for each in drivers if each.endswith(f"-{name}")]
     if len(named) != 1:
         there_are = ", ".join(drivers) or "none: the package qkdhw is not installed, only on the path"
-        raise ConfigurationError(f"no driver is called {name!r}", remedy=f"installed drivers: {there_are}")
+        near = named or difflib.get_close_matches(name, drivers, n=3)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ConfigurationError(f"no driver is called {name!r}", remedy=f"{meant}installed drivers: {there_are}")
     try:
         return drivers[named[0]].load()
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(
             f"driver {name!r} cannot be imported: {error}", remedy="install the package that brings it again"
+        ) from error
+
+
+def check_options(driver: Any, name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that a driver does not take.
+
+    Raises:
+        ConfigurationError: The message names them, the remedy those that it takes.
+    """
+    takes = inspect.signature(driver).parameters
+    try:
+        inspect.signature(driver).bind(None, timeout_s=1.0, **options)
+    except TypeError as error:
+        there_are = ", ".join([each for each in takes if each != "timeout_s"][1:]) or "none"
+        raise ConfigurationError(
+            f"driver {name!r} does not take these options: {error}", remedy=f"options: {there_are}"
         ) from error
 
 
@@ -60,12 +80,7 @@ def open_unit(
         UnitError: Something else than this unit answers.
     """
     driver = load_driver(name)
-    try:
-        inspect.signature(driver).bind(None, timeout_s=timeout_s, **options)
-    except TypeError as error:
-        raise ConfigurationError(
-            f"driver {name!r} does not take these options: {error}", remedy="see docs/reference/units.md"
-        ) from error
+    check_options(driver, name, options)
     link = open_transport(url, timeout_s=timeout_s, recorder=recorder)
     try:
         return driver(link, timeout_s=timeout_s, **options)

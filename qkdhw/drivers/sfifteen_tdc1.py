@@ -75,6 +75,7 @@ class SFifteenTdc1(TextInstrument):
     error_style: ClassVar[ErrorStyle] = ErrorStyle.STATUS_WORD
     capabilities: ClassVar[frozenset[str]] = frozenset({"TimeTagger", "Counter", "ClockReference"})
     schemes: ClassVar[tuple[str, ...]] = ("serial", "tcp")
+    inputs: ClassVar[tuple[int, ...]] = (1, 2, 3, 4)
     command_end: ClassVar[bytes] = b"\r\n"
 
     tick_ps: ClassVar[Fraction] = TICK_PS

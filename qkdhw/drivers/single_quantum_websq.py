@@ -56,6 +56,7 @@ class SingleQuantumWebSq(Instrument):
     capabilities: ClassVar[frozenset[str]] = frozenset({"PhotonDetector", "Counter"})
     error_style: ClassVar[ErrorStyle] = ErrorStyle.FRAME
     schemes: ClassVar[tuple[str, ...]] = ("tcp",)
+    channels_vary: ClassVar[bool] = True
 
     measurement_period_ms = Setting(
         int, unit="ms", minimum=10, maximum=60_000, query="InptMeasurementPeriod", command="SetMeasurementPeriod",

@@ -39,10 +39,7 @@ def open_transport(url: str, *, timeout_s: float = 5.0, recorder: SessionWriter 
         ConfigurationError: The URL is malformed or its scheme unknown, or what it needs is not installed.
         TransportError: There is no such host or port, or it refused.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigurationError(f"address {url!r} is not a URL: {error}", remedy=_FORMS) from error
+    parts = _split(url)
     if parts.scheme == "replay":
         playback = _playback(url, parts)
         return ByteLink(url, playback.dial, timeout_s=timeout_s, draw_nonce=playback.draw_nonce)
@@ -51,6 +48,26 @@ def open_transport(url: str, *, timeout_s: float = 5.0, recorder: SessionWriter 
         return ByteLink(url, dial, timeout_s=timeout_s)
     nonce = recording_nonce(lambda: secrets.randbelow(1 << 31), recorder)
     return ByteLink(url, recording_dialler(dial, recorder), timeout_s=timeout_s, draw_nonce=nonce)
+
+
+def check_address(url: str) -> None:
+    """Check an address as `open_transport` does; nothing is opened.
+
+    Raises:
+        ConfigurationError: As there.
+    """
+    parts = _split(url)
+    if parts.scheme == "replay":
+        _playback(url, parts)
+    else:
+        _dial_of(url, parts)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"address {url!r} is not a URL: {error}", remedy=_FORMS) from error
 
 
 def _dial_of(url: str, parts: SplitResult) -> Callable[[float], Wire]:
