@@ -35,6 +35,17 @@ class ServedOn(StrEnum):
     ZMQ = "zmq"
 
 
+def served_on(name: str) -> ServedOn:
+    """Return what a unit is to be put on.
+
+    Raises:
+        ConfigurationError: Nothing is called so.
+    """
+    if name not in list(ServedOn):
+        raise ConfigurationError(f"a unit cannot be put on {name!r}", remedy=f"Use one of: {', '.join(ServedOn)}.")
+    return ServedOn(name)
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where an emulated unit is to be.

@@ -5,6 +5,7 @@ A fault is on or off; one that is on strikes at every chance, or at a given rate
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum, unique
@@ -96,13 +97,35 @@ class FaultSwitches:
     Args:
         faults: Faults that are on from the start: members or texts as `parse` takes them.
         rng: Draws whether a fault with a rate strikes.
+
+    Attributes:
+        struck: How often each struck so far; those that last while they are on, as silent does, are not counted.
     """
 
     def __init__(self, faults: Iterable[Fault | str] = (), *, rng: np.random.Generator | None = None) -> None:
         self._on: dict[Fault, _Switch] = {}
         self._rng = rng or np.random.default_rng(0)
+        self._offered: frozenset[Fault] = frozenset()  # none: not served, so nothing is refused
+        self.struck: Counter[Fault] = Counter()
         for fault in faults:
             self.parse(fault)
+
+    def offer(self, faults: Iterable[Fault]) -> None:
+        """Say what the unit that is served can have, or one of its further ports; anything else is refused from now on.
+
+        Raises:
+            ConfigurationError: Such a fault is on.
+        """
+        self._offered |= frozenset(faults)
+        for fault in self:
+            self._check(fault)
+
+    def _check(self, fault: Fault) -> None:
+        if self._offered and fault not in self._offered:
+            raise ConfigurationError(
+                f"this unit cannot have the fault {fault}",
+                remedy=f"It can have: {', '.join(each for each in Fault if each in self._offered)}.",
+            )
 
     def add(self, fault: Fault, *, rate: float = 1.0, count: int | None = None, seconds: float | None = None) -> None:
         """Switch a fault on.
@@ -112,7 +135,11 @@ class FaultSwitches:
             rate: Probability of striking at each chance, 0 to 1.
             count: It goes off after striking this often; None for never.
             seconds: Of `DELAY` and `LATE_REPLY`: how late.
+
+        Raises:
+            ConfigurationError: A value is wrong, or the unit that is served cannot have this fault.
         """
+        self._check(fault)
         if not 0 <= rate <= 1 or (count is not None and count < 1):
             raise ConfigurationError(
                 f"fault {fault}: rate {rate}, count {count}", remedy="Use a rate from 0 to 1 and a count above 0."
@@ -124,7 +151,7 @@ class FaultSwitches:
         """Switch on what a text says: "drop", "drop:rate=0.1", "late-reply:count=1:seconds=0.5".
 
         Raises:
-            ConfigurationError: There is no such fault, or a value is wrong.
+            ConfigurationError: There is no such fault, or not on the unit that is served, or a value is wrong.
         """
         name, *options = str(text).split(":")
         if name not in list(Fault):
@@ -154,6 +181,7 @@ class FaultSwitches:
         switch = self._on.get(fault)
         if switch is None or (switch.rate < 1 and self._rng.random() >= switch.rate):
             return False
+        self.struck[fault] += 1
         if switch.left is not None:
             switch.left -= 1
             if switch.left == 0:

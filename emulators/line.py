@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from qkdhw_emulators.faults import Fault, FaultSwitches
+from qkdhw_emulators.faults import LINE_FAULTS, Fault, FaultSwitches
 from qkdhw_emulators.world import World
 
 STREAM_BYTES = 65_536
@@ -186,6 +186,7 @@ class Line:
         self.world = world or World()
         own = getattr(unit, "faults", None)
         self.faults: FaultSwitches = own if isinstance(own, FaultSwitches) else FaultSwitches()
+        self.faults.offer(LINE_FAULTS | frozenset(getattr(unit, "unit_faults", ())))
         for fault in faults:
             self.faults.parse(fault)
         self.keeps_messages = bool(getattr(unit, "keeps_messages", False)) if keeps_messages is None else keeps_messages

@@ -6,7 +6,7 @@ for a while. Nothing but this module is imported before a test asks for one of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +25,27 @@ class HasFaults(Protocol):
 
     @property
     def faults(self) -> FaultSwitches: ...  # noqa: D102
+
+
+class _Struck(Mapping[str, int]):
+    """How often each fault struck since this was made, by name."""
+
+    def __init__(self, faults: FaultSwitches) -> None:
+        self._faults = faults
+        self._before = faults.struck.copy()
+
+    def __getitem__(self, name: str) -> int:
+        from qkdhw_emulators.faults import Fault
+
+        if name not in set(Fault):
+            raise KeyError(name)
+        return self._faults.struck[Fault(name)] - self._before[Fault(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([str(fault) for fault in self._faults.struck if self[fault]])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
 
 @pytest.fixture
@@ -84,20 +105,28 @@ def emulated_link() -> Iterator[Callable[..., ServedLink]]:
 
 
 @pytest.fixture
-def faulty() -> Callable[..., AbstractContextManager[None]]:
+def faulty() -> Callable[..., AbstractContextManager[Mapping[str, int]]]:
     """Switch faults on for a while, in a with statement: `faulty(served, "late-reply:count=1", "drop:rate=0.1")`.
 
-    Names and options are those of `qkdhw_emulators.faults`.
+    Names and options are those of `qkdhw_emulators.faults`. `with faulty(...) as struck`: `struck["drop"]` says how
+    often it struck so far. One with a count that did not strike so often at the end fails the test; `used_up=False`
+    allows it.
     """
 
     @contextmanager
-    def switched(served: HasFaults, *faults: str) -> Iterator[None]:
+    def switched(served: HasFaults, *faults: str, used_up: bool = True) -> Iterator[Mapping[str, int]]:
         from qkdhw_emulators.faults import Fault
 
+        struck = _Struck(served.faults)
         try:
             for fault in faults:
                 served.faults.parse(fault)
-            yield
+            yield struck
+            for text in faults if used_up else ():
+                name, *options = text.split(":")
+                counts = [int(option.removeprefix("count=")) for option in options if option.startswith("count=")]
+                if counts and struck[name] < counts[-1]:
+                    pytest.fail(f"{text} struck {struck[name]} times (one that lasts, as silent does, is not counted)")
         finally:
             for name in {fault.partition(":")[0] for fault in faults} & set(Fault):
                 served.faults.discard(Fault(name))

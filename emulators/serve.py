@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkdhw.errors import ConfigurationError
-from qkdhw_emulators.address import ServedOn, place_of
+from qkdhw_emulators.address import ServedOn, place_of, served_on
 from qkdhw_emulators.faults import Fault, FaultSwitches
 from qkdhw_emulators.in_process import registered
 from qkdhw_emulators.line import EmulatedUnit, Line
@@ -135,11 +135,11 @@ def serve_unit(
         faults: Faults to switch on.
 
     Raises:
-        ConfigurationError: The port is taken, or the symbolic link cannot be made.
+        ConfigurationError: There is no such transport or fault, the port is taken, or the symbolic link cannot be made.
     """
     line = Line(unit, world, faults=faults)
     with ExitStack() as stack:
-        url = _put_on(stack, ServedOn(transport), line, port, path)
+        url = _put_on(stack, served_on(transport), line, port, path)
         yield ServedUnit(url, unit, line, line.world, line.faults)
 
 

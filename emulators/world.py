@@ -6,6 +6,7 @@ import math
 import threading
 import time
 import zlib
+from collections import UserDict
 from collections.abc import Callable, Mapping
 from typing import Self
 
@@ -52,6 +53,33 @@ class VirtualClock:
         return wait_s / self.pace if self.pace else 0.0
 
 
+class Conditions(UserDict[str, float]):
+    """Physical conditions by name; only those that a unit senses can be set.
+
+    Args:
+        world: Whose they are.
+    """
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def __setitem__(self, name: str, value: float) -> None:
+        if name not in self:
+            raise ConfigurationError(
+                f"{self._world.label or 'this unit'} does not sense {name!r}",
+                remedy=f"It senses: {', '.join(sorted(self)) or 'nothing'}.",
+            )
+        if not math.isfinite(value):
+            raise ConfigurationError(f"{name} cannot be {value}", remedy="Give a finite number.")
+        with self._world.lock:
+            self.data[name] = float(value)
+
+    def declare(self, conditions: Mapping[str, float]) -> None:
+        """Have further ones, but those that are there stay as they are."""
+        self.data = {**conditions, **self.data}
+
+
 class World:
     """The surroundings of one emulated unit, or of a whole bench.
 
@@ -66,7 +94,7 @@ class World:
         lock: Held while a unit of this bench works: units do not see each other half-changed.
         between: What units of this bench share by name, such as a beam of light from one to the other.
         conditions: Physical conditions by name, such as "fibre_connected" (1 or 0) or "temperature_k"; a person or a
-            test changes them while the unit runs.
+            test changes them while the unit runs. One that no unit senses is refused.
     """
 
     def __init__(self, *, seed: int = 1, clock: VirtualClock | None = None) -> None:
@@ -77,7 +105,7 @@ class World:
         self.label = ""
         self.lock = threading.RLock()
         self.between: dict[str, object] = {}
-        self.conditions: dict[str, float] = {}
+        self.conditions = Conditions(self)
         self._parts: dict[str, World] = {}
 
     def now_s(self) -> float:
@@ -90,8 +118,7 @@ class World:
 
     def declare(self, conditions: Mapping[str, float]) -> None:
         """Say which conditions a unit senses, and what they are unless somebody set them before."""
-        for name, value in conditions.items():
-            self.conditions.setdefault(name, value)
+        self.conditions.declare(conditions)
 
     def set_condition(self, name: str, value: float) -> None:
         """Change a physical condition.
@@ -99,15 +126,7 @@ class World:
         Raises:
             ConfigurationError: No unit here senses it, or the value is not finite.
         """
-        if name not in self.conditions:
-            raise ConfigurationError(
-                f"{self.label or 'this unit'} does not sense {name!r}",
-                remedy=f"It senses: {', '.join(sorted(self.conditions)) or 'nothing'}.",
-            )
-        if not math.isfinite(value):
-            raise ConfigurationError(f"{name} cannot be {value}", remedy="Give a finite number.")
-        with self.lock:
-            self.conditions[name] = float(value)
+        self.conditions[name] = value
 
     def part(self, label: str) -> World:
         """Return the surroundings of the unit with this label: all is shared with this bench but the conditions."""

@@ -60,6 +60,61 @@ def test_what_struck_is_switched_off_also_after_an_error(emulated_unit, faulty):
     assert not served.faults
 
 
+def test_it_is_said_how_often_a_fault_struck(emulated_unit, faulty):
+    served = emulated_unit("agilent-8156a", on="tcp")
+    with open_unit("agilent-8156a", served.url, timeout_s=0.3) as unit:
+        with faulty(served, "drop:count=1") as struck:
+            assert (struck["drop"], dict(struck)) == (0, {})
+            assert unit.read_attenuation_db() == 0.0
+            assert (struck["drop"], dict(struck)) == (1, {"drop": 1})
+        with faulty(served, "delay", "drop:count=3", used_up=False) as struck:
+            assert struck["drop"] == 0
+            with pytest.raises(KeyError):
+                struck["dorp"]
+
+
+def test_a_fault_that_did_not_strike_as_often_as_it_should_fails_the_test(emulated_unit, faulty):
+    served = emulated_unit("agilent-8156a", on="emu")
+    said = "drop:count=3:rate=1 struck 0 times"
+    with pytest.raises(pytest.fail.Exception, match=said), faulty(served, "drop:count=3:rate=1"):
+        pass
+    assert not served.faults
+    with pytest.raises(KeyError), faulty(served, "drop:count=3"):
+        raise KeyError
+
+
+@pytest.mark.parametrize("fault", ["overflow", "laser-temperature:count=1"])
+def test_a_fault_that_the_unit_cannot_have_is_refused(emulated_unit, faulty, fault):
+    served = emulated_unit("agilent-8156a", on="emu")
+    with pytest.raises(ConfigurationError, match="cannot have") as caught, faulty(served, fault):
+        pass
+    assert all(name in caught.value.remedy for name in ("drop", "power-cycle", "stuck-value"))
+    assert "overflow" not in caught.value.remedy
+    with pytest.raises(ConfigurationError, match="cannot have"):
+        emulated_unit("agilent-8156a", on="emu", faults=[fault])
+
+
+def test_a_condition_that_the_unit_does_not_sense_is_refused(emulated_unit):
+    served = emulated_unit("single-quantum-websq", on="emu")
+    served.world.conditions["temperature_k"] = 12
+    assert served.world.conditions["temperature_k"] == 12.0
+    for change in (
+        lambda: served.world.conditions.__setitem__("temprature_k", 12),
+        lambda: served.world.conditions.update(temprature_k=12),
+        lambda: served.world.conditions.setdefault("temprature_k", 12),
+    ):
+        with pytest.raises(ConfigurationError, match="does not sense 'temprature_k'") as caught:
+            change()
+        assert "temperature_k" in caught.value.remedy
+    assert "temprature_k" not in served.world.conditions
+
+
+def test_what_a_unit_cannot_be_put_on_is_refused(emulated_unit):
+    with pytest.raises(ConfigurationError, match="cannot be put on 'pipe'") as caught:
+        emulated_unit("agilent-8156a", on="pipe")
+    assert "pty, tcp" in caught.value.remedy
+
+
 @pytest.mark.parametrize("parameters", [None, LinkParameters(pulse_rate_hz=10_000_000)])
 def test_a_link_is_served(emulated_link, faulty, parameters):
     link = emulated_link(parameters, seed=3)
