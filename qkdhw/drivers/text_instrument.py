@@ -46,25 +46,45 @@ class TextInstrument(Instrument):
         return UnitInfo(*(field.strip() for field in answer.split(",")))
 
     def _synchronise(self) -> None:
-        """Ask the challenge and skip what comes before its answer and right after it."""
+        """Ask the challenge and skip what comes before its answer and right after it.
+
+        Raises:
+            UnitError: On opening: what answered is another unit.
+            TransportTimeoutError: Nothing answered, or not the challenge.
+        """
         self._link.discard_input()
         self._write_line(self.challenge)
         deadline_s = time.monotonic() + self._timeout_s
-        while True:
+        line = other = ""
+        while not self._is_challenge_answer(line):
+            other = line or other
+            left_s = deadline_s - time.monotonic()
             try:
-                line = self._read_line(max(0.0, deadline_s - time.monotonic()))
+                line = self._read_line(max(0.0, left_s))
             except WireFormatError:  # part of an old answer, or what a bad line left
                 line = ""
-            if self._is_challenge_answer(line):
-                break
-            if time.monotonic() >= deadline_s:
-                raise TransportTimeoutError(
-                    f"{self._link.url} did not answer {self.challenge} within {self._timeout_s} s",
-                    remedy="check the address, the cable and the unit's power",
-                )
+            except TransportTimeoutError as error:
+                if not other:
+                    raise
+                raise self._no_answer(other) from error
+            if left_s <= 0 and not self._is_challenge_answer(line):
+                raise self._no_answer(line or other)
         if not self._link.fresh_when_reopened:
             while self._link.read_available(LINE_LIMIT_BYTES, timeout_s=QUIET_S):
                 pass
+
+    def _no_answer(self, other: str) -> UnitError | TransportTimeoutError:
+        """Say that the challenge was not answered, or by what other line; once opened, that may be an old answer."""
+        if other and self._info is None:
+            return UnitError(
+                f"{self._link.url} answered {self.challenge} by {shown(other)}, which is not the "
+                f"{self.vendor} {self.model}",
+                remedy="check the address and the driver name; in a driver of your own, idn_pattern",
+            )
+        return TransportTimeoutError(
+            f"{self._link.url} did not answer {self.challenge} within {self._timeout_s:g} s",
+            remedy="check the address, the cable and the unit's power",
+        )
 
     def _ask(self, command: str, *, timeout_s: float | None = None) -> str:
         """Send a query and return its answer's line. The link must be held.

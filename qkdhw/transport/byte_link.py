@@ -352,7 +352,8 @@ class ByteLink:
 
     def _late(self, got: str, timeout_s: float) -> TransportTimeoutError:
         return TransportTimeoutError(
-            f"{self._url} sent {got} within {timeout_s} s", remedy="check the address, the cable and the unit's power"
+            f"{self._url} sent {got} within {round(timeout_s, 2):g} s",
+            remedy="check the address, the cable and the unit's power",
         )
 
     def _check_open(self) -> None:

@@ -8,9 +8,11 @@ import pytest
 
 from qkdhw.drivers.setting import Reply, Setting
 from qkdhw.drivers.text_instrument import TextInstrument
-from qkdhw.errors import TransportTimeoutError
+from qkdhw.errors import TransportTimeoutError, UnitError
+from qkdhw.transport import open_transport
 from qkdhw_emulators.conformance.subject import Subject
 from qkdhw_emulators.conformance.suite import Verdict, run_suite
+from qkdhw_emulators.faults import Fault
 from qkdhw_emulators.serve import serve_unit
 from qkdhw_emulators.templates.time_tagger import AcmeRx9, EmulatedAcmeRx9
 from qkdhw_emulators.units.table_unit import Entry, TableUnit
@@ -192,3 +194,42 @@ def test_what_is_wrong_is_said(driver, check, said):
 def test_a_range_that_depends_on_the_unit_is_declared():
     check = "settings round trip"
     assert said_of(Admitted, EmulatedOven, check)[check] == (Verdict.PASSED, "")
+
+
+class Misnamed(Oven):
+    idn_pattern = "^Acme,OVEN,"
+
+
+class OtherLineEnd(Oven):
+    reply_end = b"\r"
+
+
+def test_who_answers_instead_is_said():
+    world = World(seed=1)
+    with serve_unit(EmulatedOven(world), world, transport="emu") as served:
+        with pytest.raises(
+            UnitError, match=r"answered \*IDN\? by 'Acme,OV1,0042,1.0', which is not the Acme OV1"
+        ) as got:
+            Misnamed(open_transport(served.url), timeout_s=0.1)
+        assert "idn_pattern" in got.value.remedy
+        with pytest.raises(TransportTimeoutError, match=r"sent 18 bytes and no end of line within 0\.1 s"):
+            OtherLineEnd(open_transport(served.url), timeout_s=0.1)
+        served.faults.add(Fault.SILENT)
+        with pytest.raises(TransportTimeoutError, match=r"within 0\.1 s"):
+            Misnamed(open_transport(served.url), timeout_s=0.1)
+
+
+def test_an_old_answer_after_a_fault_is_not_taken_for_another_unit():
+    world = World(seed=1)
+    with (
+        serve_unit(EmulatedOven(world), world, transport="pty") as served,
+        Oven(open_transport(served.url), timeout_s=0.2) as oven,
+    ):
+        served.faults.add(Fault.LATE_REPLY, count=1, seconds=0.3)
+        with pytest.raises(TransportTimeoutError):
+            oven.configure({"heater_c": 26.0})
+        served.faults.add(Fault.SILENT)
+        with pytest.raises(TransportTimeoutError):
+            oven.identify()
+        served.faults.clear()
+        assert oven.heater_c == 26.0
