@@ -2,10 +2,10 @@
 
 from qkdhw.bench.events import Recorded, record_events
 from qkdhw.bench.file import BenchFile, BenchUnit, Wire, read_bench_file
-from qkdhw.bench.opened import Bench, open_bench
+from qkdhw.bench.opened import Bench, open_bench, open_bench_unit
 from qkdhw.bench.recording import dialogue_test, record_unit, replay_calls
 
 __all__ = [
-    "Bench", "BenchFile", "BenchUnit", "Recorded", "Wire", "dialogue_test", "open_bench", "read_bench_file",
-    "record_events", "record_unit", "replay_calls",
+    "Bench", "BenchFile", "BenchUnit", "Recorded", "Wire", "dialogue_test", "open_bench", "open_bench_unit",
+    "read_bench_file", "record_events", "record_unit", "replay_calls",
 ]  # fmt: skip

@@ -72,6 +72,16 @@ class BenchFile(_Strict):
     units: Annotated[dict[str, BenchUnit], Field(min_length=1)]
     wiring: tuple[Wire, ...] = ()
 
+    def unit(self, label: str) -> BenchUnit:
+        """Return the unit of this name.
+
+        Raises:
+            ConfigurationError: There is none.
+        """
+        if label not in self.units:
+            raise ConfigurationError(f"the bench file has no unit {label!r}", remedy=f"units: {', '.join(self.units)}")
+        return self.units[label]
+
     @model_validator(mode="after")
     def _wires_lead_to_units(self) -> Self:
         inputs = [(wire.unit, wire.channel) for wire in self.wiring]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -37,11 +37,8 @@ class Bench:
             raise mistake
         with ExitStack() as stack:
             for label, wanted in file.units.items():
-                if not wanted.url.startswith(NOT_SHARED):
-                    stack.enter_context(lease(wanted.url, wait_s=lease_wait_s))
-                unit = stack.enter_context(open_unit(wanted.name, wanted.url, timeout_s=timeout_s, **wanted.options))
-                self.identities[label] = _checked_identity(label, wanted, unit.identify())
-                self.units[label] = unit
+                opened = _opened(label, wanted, timeout_s=timeout_s, lease_wait_s=lease_wait_s)
+                self.units[label], self.identities[label] = stack.enter_context(opened)
             for label, unit in self.units.items():  # not before all are there, and are those that they should be
                 self.settings[label] = _configured(label, file.units[label], unit)
             self._stack = stack.pop_all()
@@ -93,6 +90,29 @@ def open_bench(path: Path | str, *, timeout_s: float = 5.0, lease_wait_s: float 
         UnitError: A unit is not the one that the file names.
     """
     return Bench(read_bench_file(path), timeout_s=timeout_s, lease_wait_s=lease_wait_s)
+
+
+@contextmanager
+def open_bench_unit(file: BenchFile, label: str, *, timeout_s: float = 5.0) -> Iterator[Any]:
+    """Have one unit of a bench open while the body runs: the one that the file names, its settings as they are.
+
+    Raises:
+        ConfigurationError: The file has no such unit, or its address or options are wrong.
+        TransportError: The address leads nowhere, or another bench has the unit.
+        UnitError: It is not the unit that the file names.
+    """
+    with _opened(label, file.unit(label), timeout_s=timeout_s, lease_wait_s=0.0) as (unit, _):
+        yield unit
+
+
+@contextmanager
+def _opened(label: str, wanted: BenchUnit, *, timeout_s: float, lease_wait_s: float) -> Iterator[tuple[Any, UnitInfo]]:
+    shared = not wanted.url.startswith(NOT_SHARED)
+    with (
+        lease(wanted.url, wait_s=lease_wait_s) if shared else nullcontext(),
+        open_unit(wanted.name, wanted.url, timeout_s=timeout_s, **wanted.options) as unit,
+    ):
+        yield unit, _checked_identity(label, wanted, unit.identify())
 
 
 def _checked_identity(label: str, wanted: BenchUnit, info: UnitInfo) -> UnitInfo:

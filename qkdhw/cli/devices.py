@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from qkdhw.bench import dialogue_test, read_bench_file, record_unit, replay_calls
+from qkdhw.bench.check import mistakes_in
 from qkdhw.bench.discovery import Discovery, discover
 from qkdhw.bench.lease import holders
-from qkdhw.cli.console import JsonOption, out, plain, print_json
-from qkdhw.drivers import installed_drivers, load_driver, open_unit
+from qkdhw.cli.changes import flat, parsed, place_of
+from qkdhw.cli.console import JsonOption, out, plain, print_error, print_json
+from qkdhw.cli.counts import counts
+from qkdhw.cli.target import BenchOption, NameArgument, TimeoutOption, UrlArgument, target_of
+from qkdhw.drivers import installed_drivers, load_driver
 from qkdhw.drivers.setting import Setting, settings_of
 from qkdhw.errors import ConfigurationError
 
@@ -27,22 +32,6 @@ app = typer.Typer(
     help="Find QKD units and instruments, ask them who and how they are, change, watch, record and emulate them.",
     no_args_is_help=True,
 )
-
-
-def _complete_name(incomplete: str) -> list[str]:
-    return [name for name in installed_drivers() if name.startswith(incomplete)]
-
-
-NameArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME", help="Driver name, as `qkdhw devices list` shows it.", autocompletion=_complete_name
-    ),
-]
-UrlArgument = Annotated[
-    str, typer.Argument(metavar="URL", help="Address, such as tcp://host:port or serial:///dev/NAME?baud=N.")
-]
-TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Longest wait.")]
 
 
 @app.command("list")
@@ -89,7 +78,7 @@ def list_devices(
     for holder in holders():
         out.print(
             f"In use: {holder.url} by process {holder.process} of {holder.user} since {holder.since}: {holder.command}",
-            markup=False, highlight=False,
+            markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
 
 
@@ -99,20 +88,23 @@ def info(
     url: Annotated[
         str | None, typer.Argument(metavar="[URL]", help="Its address; the driver alone if left out.")
     ] = None,
+    bench: BenchOption = None,
     timeout_s: TimeoutOption = 5.0,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a driver can do and which settings it has, and, with an address, who is there."""
+    target = target_of(name, url, bench)[0] if url is not None or bench is not None else None
+    name = target.name if target else name
     driver = load_driver(name)
     described = driver.describe() if hasattr(driver, "describe") else {}
-    if url is not None:
-        with open_unit(name, url, timeout_s=timeout_s) as unit:
+    if target is not None:
+        with target.open(timeout_s) as unit:
             described = {"identity": dataclasses.asdict(unit.identify()), **described}
     if as_json:
         print_json(described)
         return
-    if "identity" in described:
-        _print_fields(f"{name} at {url}", described["identity"])
+    if target is not None:
+        _print_fields(target.title, described["identity"])
     facts = {key: described.get(key, "") for key in ("vendor", "model", "kind")}
     facts |= {key: ", ".join(described.get(key, ())) for key in ("capabilities", "schemes", "usb_ids")}
     _print_fields(f"driver {name}", facts)
@@ -120,82 +112,95 @@ def info(
 
 
 @app.command()
-def status(name: NameArgument, url: UrlArgument, timeout_s: TimeoutOption = 5.0, as_json: JsonOption = False) -> None:
+def status(
+    name: NameArgument,
+    url: UrlArgument = None,
+    bench: BenchOption = None,
+    timeout_s: TimeoutOption = 5.0,
+    as_json: JsonOption = False,
+) -> None:
     """Read a unit's state, counters, monitors and alarms. Opening a TDC1 ends a stream that runs."""
-    with open_unit(name, url, timeout_s=timeout_s) as unit:
+    target, _ = target_of(name, url, bench)
+    with target.open(timeout_s) as unit:
         state = unit.read_status()
     if as_json:
         print_json({f.name: getattr(state, f.name) for f in dataclasses.fields(state)})
         return
     alarms = ", ".join(state.alarms) or "none"
-    _print_fields(f"{name} at {url}", {"state": state.state, "alarms": alarms, **state.counters, **state.monitors})
+    _print_fields(target.title, {"state": state.state, "alarms": alarms, **state.counters, **state.monitors})
 
 
 @app.command()
 def get(
     name: NameArgument,
-    url: UrlArgument,
+    url: UrlArgument = None,
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[SETTING[.CHANNEL]]...", help="Which; all if left out.")
     ] = None,
+    bench: BenchOption = None,
     timeout_s: TimeoutOption = 5.0,
     as_json: JsonOption = False,
 ) -> None:
     """Read settings. With --json and no name this is a snapshot, which `set --from` takes."""
-    with open_unit(name, url, timeout_s=timeout_s) as unit:
-        if not settings:
+    target, wanted = target_of(name, url, bench, settings)
+    with target.open(timeout_s) as unit:
+        if not wanted:
             snapshot = unit.snapshot()
-            values = _flat(snapshot["settings"])
+            values = flat(snapshot["settings"])
         else:
             snapshot = None
-            values = {place: unit.read_setting(*_place(place)) for place in settings}
+            values = {place: unit.read_setting(*place_of(place)) for place in wanted}
     if as_json:
         print_json(snapshot or values)
     else:
-        _print_fields(f"{name} at {url}", values)
+        _print_fields(target.title, values)
 
 
 @app.command("set")
 def set_values(
     name: NameArgument,
-    url: UrlArgument,
+    url: UrlArgument = None,
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="[SETTING[.CHANNEL]=VALUE]...", help="What to change.")
     ] = None,
     snapshot: Annotated[Path | None, typer.Option("--from", help="Set what a snapshot holds, but for outputs.")] = None,
+    bench: BenchOption = None,
     timeout_s: TimeoutOption = 5.0,
     as_json: JsonOption = False,
 ) -> None:
     """Change settings and print what the unit then has. Everything is checked before anything is sent."""
-    if bool(changes) == (snapshot is not None):
-        raise ConfigurationError("give changes or --from", remedy=f"qkdhw devices set {name} {url} SETTING=VALUE")
-    wanted = _parsed(settings_of(load_driver(name)), changes or ())
-    with open_unit(name, url, timeout_s=timeout_s) as unit:
-        values = _flat(unit.configure(wanted) if snapshot is None else unit.restore(_read_json(snapshot)))
+    target, given = target_of(name, url, bench, changes)
+    if bool(given) == (snapshot is not None):
+        raise ConfigurationError("give changes or --from", remedy="write SETTING=VALUE behind the unit")
+    wanted = parsed(settings_of(load_driver(target.name)), given)
+    with target.open(timeout_s) as unit:
+        values = flat(unit.configure(wanted) if snapshot is None else unit.restore(_read_json(snapshot)))
     if as_json:
         print_json(values)
     else:
-        _print_fields(f"{name} at {url}", values)
+        _print_fields(target.title, values)
 
 
 @app.command()
 def watch(
     name: NameArgument,
-    url: UrlArgument,
+    url: UrlArgument = None,
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="[SETTING[.CHANNEL]]...", help="What; the status if left out.")
     ] = None,
+    bench: BenchOption = None,
     interval_s: Annotated[float, typer.Option("--interval", metavar="SECONDS", min=0.05, help="How often.")] = 1.0,
     count: Annotated[int, typer.Option(min=0, help="How many times; 0 until Ctrl-C.")] = 0,
     timeout_s: TimeoutOption = 5.0,
     as_json: JsonOption = False,
 ) -> None:
     """Show a unit's status or settings live; with --json one line of JSON each time."""
-    with open_unit(name, url, timeout_s=timeout_s) as unit:
+    target, wanted = target_of(name, url, bench, settings)
+    with target.open(timeout_s) as unit:
 
         def read() -> dict[str, Any]:
-            if settings:
-                return {place: unit.read_setting(*_place(place)) for place in settings}
+            if wanted:
+                return {place: unit.read_setting(*place_of(place)) for place in wanted}
             state = unit.read_status()
             alarms = ", ".join(state.alarms) or "none"
             return {"state": state.state, "alarms": alarms, **state.counters, **state.monitors}
@@ -216,24 +221,31 @@ def watch(
             return
         with Live(console=out, auto_refresh=False) as live:
             for values in turns():
-                live.update(_fields_table(f"{name} at {url}", values), refresh=True)
+                live.update(_fields_table(target.title, values), refresh=True)
 
 
 @app.command()
 def record(
     name: NameArgument,
-    url: UrlArgument,
-    file: Annotated[Path, typer.Argument(help="Session file to make; it may hold raw key.")],
+    url: UrlArgument = None,
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="Session file to make; it may hold raw key.")
+    ] = None,
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="[SETTING[.CHANNEL]=VALUE]...", help="Settings to change.")
     ] = None,
+    bench: BenchOption = None,
     events: Annotated[int, typer.Option(min=0, help="Read this many events of a tagger.")] = 0,
     timeout_s: TimeoutOption = 5.0,
     as_json: JsonOption = False,
 ) -> None:
     """Record a session: identity, a snapshot, changes, events; bytes with times, both directions, and the calls."""
-    wanted = _parsed(settings_of(load_driver(name)), changes or ())
-    with record_unit(name, url, file, timeout_s=timeout_s) as unit:
+    target, given = target_of(name, url, bench, [*([file] if file else []), *(changes or ())])
+    if not given:
+        raise typer.BadParameter("Missing argument 'FILE'.")
+    path = Path(given[0])
+    wanted = parsed(settings_of(load_driver(target.name)), given[1:])
+    with record_unit(target.name, target.url, path, timeout_s=timeout_s, **target.options) as unit:
         unit.identify()
         unit.snapshot()
         if wanted:
@@ -246,9 +258,9 @@ def record(
             unit.stop()
         unit.read_status()
     if as_json:
-        print_json({"session": str(file), "driver": name, "url": url})
+        print_json({"session": str(path), "driver": target.name, "url": target.url})
     else:
-        out.print(plain(f"recorded to {file}; play it by `qkdhw devices replay {file}`"))
+        out.print(plain(f"recorded to {path}; play it by `qkdhw devices replay {path}`"), soft_wrap=True)
 
 
 @app.command()
@@ -272,7 +284,27 @@ def replay(
     if as_json:
         print_json({"session": str(file), "calls": calls, "test": str(to_test) if to_test else None})
     else:
-        out.print(f"{calls} calls: the same bytes, the same results", highlight=False)
+        out.print(f"{calls} calls: the same bytes, the same results", highlight=False, soft_wrap=True)
+
+
+app.command("counts")(counts)
+
+
+@app.command()
+def check(
+    bench: Annotated[Path, typer.Argument(metavar="BENCH", help="Bench file.")], as_json: JsonOption = False
+) -> None:
+    """Check a bench file against the drivers: names, addresses, options, settings, wiring. Nothing is opened."""
+    mistakes = mistakes_in(read_bench_file(bench))
+    if as_json:
+        print_json({"ok": not mistakes, "mistakes": [{"error": str(m), "remedy": m.remedy} for m in mistakes]})
+    else:
+        for mistake in mistakes:
+            print_error(mistake)
+        if not mistakes:
+            out.print(plain(f"{bench}: no mistakes"), soft_wrap=True)
+    if mistakes:
+        raise typer.Exit(1)
 
 
 for _entry_point in entry_points(group="qkdhw.commands.devices"):
@@ -301,57 +333,7 @@ def _print_found(discovery: Discovery) -> None:
     else:
         out.print("No serial ports and no USB instruments found.")
     for way, remedy in discovery.not_looked.items():
-        out.print(plain(f"Not looked for by {way}: {remedy}"))
-
-
-def _place(text: str) -> tuple[str, int | None]:
-    """Split SETTING or SETTING.CHANNEL."""
-    name, dot, channel = text.partition(".")
-    if not dot:
-        return name, None
-    if not (channel.isascii() and channel.isdigit()):
-        raise ConfigurationError(f"{text!r}: {channel!r} is no channel number", remedy="write SETTING or SETTING.2")
-    return name, int(channel)
-
-
-def _parsed(settings: dict[str, Setting[Any]], changes: Sequence[str]) -> dict[str, Any]:
-    """Turn SETTING[.CHANNEL]=VALUE texts into what `configure` takes."""
-    wanted: dict[str, Any] = {}
-    for change in changes:
-        place, equals, text = change.partition("=")
-        if not equals:
-            raise ConfigurationError(f"{change!r} is no change", remedy="write SETTING=VALUE or SETTING.2=VALUE")
-        name, channel = _place(place)
-        value = _value(settings.get(name), text)
-        if channel is None:
-            wanted[name] = value
-        else:
-            wanted.setdefault(name, {})[channel] = value
-    return wanted
-
-
-def _value(setting: Setting[Any] | None, text: str) -> Any:
-    """Read a value as the setting's kind; what is wrong stays a text, which the setting then refuses by name."""
-    if setting is not None and setting.kind is str:
-        return text
-    words = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        numbers = [float(part) if set(part) & set(".eE") else int(part) for part in text.split(",")]
-    except ValueError:
-        return text
-    return numbers if len(numbers) > 1 else numbers[0]
-
-
-def _flat(values: Any) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{channel}": each for channel, each in value.items()}
-        else:
-            flat[name] = value
-    return flat
+        out.print(plain(f"Not looked for by {way}: {remedy}"), soft_wrap=True)
 
 
 def _read_json(path: Path) -> Any:
@@ -365,20 +347,45 @@ def _print_settings(driver: type[Any]) -> None:
     declared = settings_of(driver)
     if not declared:
         return
-    table = Table("setting", "access", "allowed", "channels", "what", title="Settings")
+    with_channels = any(setting.channels for setting in declared.values())
+    name_width = max(map(len, declared))
+    table = Table(Column("setting", no_wrap=True, min_width=name_width), "access", "allowed", title="Settings")
+    for heading in (*(("channels",) if with_channels else ()), "what"):
+        table.add_column(heading)
     for name, setting in declared.items():
-        allowed = setting.allowed() if setting.writable else f"{setting.kind.__name__} {setting.unit}".strip()
-        facts = (name, setting.access, allowed, ", ".join(map(str, setting.channels)), setting.doc)
-        table.add_row(*map(plain, facts))
+        channels = (_ranges(setting.channels),) if with_channels else ()
+        table.add_row(*map(plain, (name, setting.access, _allowed(setting), *channels, _what(setting))))
     out.print(table)
+
+
+def _allowed(setting: Setting[Any]) -> str:
+    """Say what may be set, and in which steps."""
+    if not setting.writable:
+        return f"{setting.kind.__name__} {setting.unit}".strip()
+    steps = f", step {setting.step:g}" if setting.step else ""
+    steps += f", steps of {setting.relative_step:.3g} of the value" if setting.relative_step else ""
+    return setting.allowed() + steps
+
+
+def _what(setting: Setting[Any]) -> str:
+    """Say what a setting is, how long it takes to hold, and whether a reconnect leaves it alone."""
+    settles = f" Settles in {setting.settle_s:g} s." if setting.settle_s else ""
+    return setting.doc + settles + ("" if setting.restore or not setting.writable else " Not restored.")
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Shorten consecutive numbers: 0-64."""
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]}-{numbers[-1]}"
+    return ", ".join(map(str, numbers))
 
 
 def _print_fields(title: str, fields: dict[str, Any]) -> None:
     out.print(_fields_table(title, fields))
 
 
-def _fields_table(title: str, fields: dict[str, Any]) -> Table:
-    table = Table(title=plain(title), show_header=False)
+def _fields_table(title: str, fields: dict[str, Any]) -> Group:
+    table = Table(show_header=False)
     for key, value in fields.items():
         table.add_row(plain(key), plain(value))
-    return table
+    return Group(plain(title), table)

@@ -1,4 +1,4 @@
-"""`qkdhw events`: look at files of detection events and convert them."""
+"""`qkdhw events`: record detection events, look at files of them and convert them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from qkdhw.bench import open_bench, record_events
 from qkdhw.cli.console import JsonOption, err, out, plain, print_json
 from qkdhw.errors import ConfigurationError
 from qkdhw.formats import FORMATS, EventCounter, EventFile, EventReport, open_events, write_events
 from qkdhw.model import DetectionBlock
 
-app = typer.Typer(help="Look at files of detection events and convert them.", no_args_is_help=True)
+app = typer.Typer(help="Record detection events, look at files of them and convert them.", no_args_is_help=True)
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="File of detection events.")]
 FormatOption = Annotated[
@@ -75,13 +76,60 @@ def convert(
         return
     out.print(f"{left_out.events:,} events written to {out_file}", highlight=False, markup=False, soft_wrap=True)
     if left_out.dummies:
-        out.print(f"{left_out.dummies:,} dummies left out: the format has no place for them", highlight=False)
+        out.print(
+            f"{left_out.dummies:,} dummies left out: the format has no place for them", highlight=False, soft_wrap=True
+        )
     if source.tally.invalid_records or source.tally.missing_records:
         out.print(
             f"{source.tally.invalid_records:,} invalid records skipped, "
             f"{source.tally.missing_records:,} records missing",
-            highlight=False,
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+@app.command()
+def record(
+    bench: Annotated[Path, typer.Argument(metavar="BENCH", help="Bench file; all of its units are opened and set.")],
+    unit: Annotated[str, typer.Argument(metavar="UNIT", help="The tagger's name in the bench file.")],
+    out_file: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; OUT.json gets the bench's settings.")],
+    duration_s: Annotated[float, typer.Option("--duration", metavar="SECONDS", min=0.001, help="How long.")],
+    out_format: Annotated[
+        str | None, typer.Option("--out-format", help="Format of OUT; taken from its name if not given.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT and OUT.json if they exist.")] = False,
+    timeout_s: Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Longest wait.")] = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Record a tagger's events for a while. They are raw key: only their owner may read the file."""
+    beside = out_file.with_name(out_file.name + ".json")
+    for each in (out_file, beside):
+        if (each.exists() or each.is_symlink()) and not force:
+            raise ConfigurationError(
+                f"{each} exists already", remedy="Give OUT another name, or replace both with --force."
+            )
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+    with (
+        open_bench(bench, timeout_s=timeout_s) as opened,
+        Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress,
+    ):
+        task = progress.add_task(f"recording {unit}", total=duration_s)
+
+        def show(events: int, spent_s: float) -> None:
+            rate_hz = events / spent_s if spent_s else 0.0
+            progress.update(task, completed=spent_s, description=f"{unit}: {events:,} events, {rate_hz:,.0f} /s")
+
+        recorded = record_events(
+            opened, unit, out_file, duration_s=duration_s, format_name=out_format, overwrite=force, on_progress=show
         )
+    if as_json:
+        print_json({"out": str(out_file), **dataclasses.asdict(recorded)})
+        return
+    out.print(
+        plain(f"{recorded.events:,} events, {recorded.span_s:.6g} s of them, in {out_file}; the bench in {beside}"),
+        soft_wrap=True,
+    )
+    if recorded.missed:
+        out.print(f"{recorded.missed:,} events were lost by the unit", highlight=False, soft_wrap=True)
 
 
 def _check_out(file: Path, out_file: Path, *, force: bool) -> None:

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qkdhw.cli.devices import app
-from qkdhw.errors import ConfigurationError, TransportError, WireFormatError
+from qkdhw.errors import ConfigurationError, NotSupportedError, TransportError, UnitError, WireFormatError
 from qkdhw_emulators.serve import serve_link
 
 pytestmark = pytest.mark.skipif(
@@ -110,3 +110,82 @@ def test_a_snapshot_is_restored_in_the_order_of_dependence_whatever_its_own(tmp_
     file.write_text(json.dumps(snapshot))
     restored = json.loads(run("set", *ATTENUATOR, "--from", str(file), "--json").stdout)
     assert restored == {"offset_db": 12.0, "attenuation_db": 70.0}
+
+
+def text_of(*arguments, columns=80):
+    return CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": str(columns)})
+
+
+def one_unit(tmp_path, name, url, more=""):
+    file = tmp_path / "bench.toml"
+    file.write_text(f'[units.it]\nname = "{name}"\nurl = "{url}"\n{more}')
+    return str(file)
+
+
+def test_counts_of_a_counter_a_detector_and_a_tagger():
+    counted = json.loads(run("counts", "sfifteen-tdc1", "emu://sfifteen-tdc1?pace=none", "--json").stdout)
+    assert list(counted["counts"]) == ["1", "2", "3", "4"]
+    assert all(value > 0 for value in counted["counts"].values())  # dark counts
+    detector = json.loads(run("counts", "single-quantum-websq", "emu://single-quantum-websq", "--json").stdout)
+    assert list(detector["rates_hz"]) == ["1", "2", "3", "4"]
+    arguments = ("generic-rx", "emu://generic-rx", "--watch", "--count", "2", "--interval", "0.2", "--json")
+    for line in run("counts", *arguments).stdout.splitlines():
+        tagger = json.loads(line)
+        assert tagger["span_s"] > 0
+        assert all(10 < rate_hz < 1000 for rate_hz in tagger["rates_hz"].values())  # 100 dark counts a second each
+    assert "input" in text_of("counts", "sfifteen-tdc1", "emu://sfifteen-tdc1?pace=none").stdout
+    with pytest.raises(NotSupportedError, match="counts nothing"):
+        run("counts", *ATTENUATOR)
+
+
+def test_commands_take_a_unit_of_a_bench_by_its_name(tmp_path):
+    bench = ("--bench", one_unit(tmp_path, *ATTENUATOR))
+    assert json.loads(run("get", *bench, "it", "offset_db", "--json").stdout) == {"offset_db": 0.0}
+    assert json.loads(run("get", *bench, "it", "--json").stdout)["settings"]["offset_db"] == 0.0
+    assert json.loads(run("set", *bench, "it", "attenuation_db=3", "--json").stdout) == {"attenuation_db": 3.0}
+    assert json.loads(run("status", *bench, "it", "--json").stdout)["state"] == "idle"
+    assert json.loads(run("info", *bench, "it", "--json").stdout)["identity"]["model"] == "HP8156A"
+    assert json.loads(run("watch", *bench, "it", "offset_db", "--count", "1", "--json").stdout) == {"offset_db": 0.0}
+    session = tmp_path / "it.session"
+    assert json.loads(run("record", *bench, "it", str(session), "offset_db=1", "--json").stdout)["url"] == ATTENUATOR[1]
+    assert json.loads(run("replay", str(session), "--json").stdout)["calls"] > 2
+    with pytest.raises(ConfigurationError, match="no unit 'that'") as raised:
+        run("status", *bench, "that")
+    assert raised.value.remedy == "units: it"
+    missing = run("status", "agilent-8156a")
+    assert (missing.exit_code, "URL" in missing.output) == (2, True)
+
+
+def test_a_unit_of_a_bench_must_be_the_one_that_the_file_names(tmp_path):
+    bench = one_unit(tmp_path, *ATTENUATOR, 'firmware = "0.1"')
+    with pytest.raises(UnitError, match=r"units\.it\.firmware"):
+        run("status", "--bench", bench, "it")
+
+
+def test_a_bench_file_is_checked_without_its_units(tmp_path):
+    good = run("check", one_unit(tmp_path, "sfifteen-tdc1", "serial:///dev/none"), "--json")
+    assert (good.exit_code, json.loads(good.stdout)) == (0, {"ok": True, "mistakes": []})
+    file = one_unit(tmp_path, "sfifteen-tdc1", "serial:///dev/none", "settings = { threshold_v = 90, gain = 2 }")
+    bad = run("check", file, "--json")
+    assert bad.exit_code == 1
+    assert [m["error"].partition(":")[0] for m in json.loads(bad.stdout)["mistakes"]] == [
+        "units.it.settings.threshold_v", "units.it.settings.gain",
+    ]  # fmt: skip
+    assert run("check", file).exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["agilent-8156a", "idq-id900", "single-quantum-websq", "thorlabs-itc4000"])
+def test_the_settings_of_a_driver_are_told_whole_in_80_columns(name):
+    shown = text_of("info", name).stdout
+    described = json.loads(run("info", name, "--json").stdout)["settings"]
+    for setting in described:
+        assert f" {setting['name']} " in shown
+    wide = text_of("info", name, columns=400).stdout
+    assert wide.count("Not restored.") == sum(not each["restore"] and each["access"] != "r" for each in described)
+    assert wide.count(", step ") == sum(bool(each["step"]) and each["access"] != "r" for each in described)
+    assert ("channels" in shown) == any(s["channels"] for s in described)
+
+
+def test_sentences_are_not_broken_in_a_pipe(tmp_path):
+    file = tmp_path / f"{'long' * 20}.session"
+    assert f"`qkdhw devices replay {file}`" in text_of("record", *ATTENUATOR, str(file)).stdout

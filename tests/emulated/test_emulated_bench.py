@@ -335,3 +335,18 @@ def test_what_record_events_cannot_do_names_what_it_can(tmp_path, bench_file):
                 record_events(bench, "receiver", tmp_path / name, duration_s=0.1, format_name=format_name)
             assert "hdf5" in raised.value.remedy
             assert "--" not in raised.value.remedy
+
+
+def test_events_are_recorded_on_the_command_line(tmp_path):
+    bench, file = tmp_path / "bench.toml", tmp_path / "run.h5"
+    bench.write_text('[units.tagger]\nname = "generic-rx"\nurl = "emu://generic-rx"')
+    command = [sys.executable, "-m", "qkdhw", "events", "record", str(bench), "tagger", str(file), "--duration", "0.3"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, timeout=60)
+    told = json.loads(done.stdout)
+    assert told["events"] == sum(len(block) for block in open_events(file).read_blocks()) > 0
+    assert told["span_s"] > 0
+    assert json.loads((tmp_path / "run.h5.json").read_text())["unit"] == "tagger"
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (refused.returncode, "--force" in refused.stderr) == (1, True)
+    forced = subprocess.run([*command, "--force"], capture_output=True, text=True, check=True, timeout=60)
+    assert f" in {file}; the bench in {file}.json" in forced.stdout
