@@ -25,7 +25,12 @@ from qkdhw_emulators.serve import serve_unit
 from qkdhw_emulators.serve_command import announce, stop_event
 from qkdhw_emulators.world import VirtualClock, World
 
-COLOUR = {Verdict.PASSED: "green", Verdict.FAILED: "bold red", Verdict.NOT_APPLICABLE: "dim"}
+COLOUR = {
+    Verdict.PASSED: "green",
+    Verdict.FAILED: "bold red",
+    Verdict.NOT_APPLICABLE: "dim",
+    Verdict.NOT_TRIED: "yellow",
+}
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output.")]
 Faults = Annotated[
     list[str] | None,
@@ -55,6 +60,10 @@ def emulate(
     """
     if (name is None) == (bench is None):
         raise ConfigurationError("give a unit's name or --bench", remedy="qkdhw devices emulate sfifteen-tdc1 --on pty")
+    if name is not None and on in {ServedOn.EMU, ServedOn.USB, ServedOn.USBTMC}:
+        raise ConfigurationError(
+            f"a unit on {on} can be opened in its own process only", remedy="Use --on tcp, or serve_unit() in Python."
+        )
     if bench is not None and (fault or port or path is not None):
         raise ConfigurationError(
             "--fault, --port and --path are for one unit", remedy="Switch faults of a bench by `qkdhw devices world`."
@@ -158,7 +167,7 @@ def conform(
             served = stack.enter_context(serve_unit(make_unit(name, surroundings), surroundings, transport=on))
         url = address or (served.url if served else "")
         subject = Subject(name, url, driver, timeout_s=timeout_s, served=served, rounds=rounds)
-        outcomes = _run(subject, quiet=as_json)
+        outcomes = _run(subject, lines=not as_json)
     result = report_of(subject, outcomes)
     if report is not None:
         (report / f"conformance-{name}.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
@@ -167,15 +176,20 @@ def conform(
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
     else:
         counts = ", ".join(f"{number} {verdict}" for verdict, number in result["counts"].items())
-        Console().print(f"{name} {'conforms' if result['conforms'] else 'does NOT conform'}: {counts}", highlight=False)
+        Console().print(
+            f"{name} {'conforms' if result['conforms'] else 'does NOT conform'}: {counts}",
+            highlight=False,
+            soft_wrap=True,
+        )
     if not result["conforms"]:
         raise typer.Exit(1)
 
 
-def _run(subject: Subject, *, quiet: bool) -> list[Outcome]:
+def _run(subject: Subject, *, lines: bool) -> list[Outcome]:
     from qkdhw.cli.console import plain  # which loads these commands
 
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=not lines)
+    out = console if sys.stdout.isatty() else Console()  # with the progress on one screen, or to be kept
     outcomes = []
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
@@ -186,6 +200,7 @@ def _run(subject: Subject, *, quiet: bool) -> list[Outcome]:
             colour = COLOUR[outcome.verdict]
             line = plain(f"{outcome.verdict:15} {outcome.check:22} {outcome.duration_s:6.2f} s  {outcome.detail}")
             line.stylize(colour, 0, 15)
-            progress.console.print(line)
+            if lines:
+                out.print(line, soft_wrap=True)
             progress.update(task, description=f"after {outcome.check}")
     return outcomes

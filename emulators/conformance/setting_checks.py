@@ -42,12 +42,11 @@ def check_capabilities(subject: Subject) -> None:
     }  # fmt: skip
     with subject.open() as unit:
         for name in sorted(names):
-            protocol = known.get(name)
             require(
-                protocol is not None,
+                name in known,
                 f"{name!r} is no capability; there are {', '.join(known)}; for a unit of another kind write {{'Unit'}}",
             )
-            require(isinstance(unit, protocol), f"the driver lacks something that {name} asks for")
+            require(isinstance(unit, known[name]), f"the driver lacks something that {name} asks for")
 
 
 def check_description(subject: Subject) -> None:

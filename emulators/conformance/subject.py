@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qkdhw.drivers.setting import Setting, settings_of
@@ -23,6 +23,10 @@ class NotApplicableError(Exception):
     """A check has nothing to look at here; the message says why."""
 
 
+class NotTriedError(NotApplicableError):
+    """A check would have something to look at but cannot be made; the message says why."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """One driver on one address.
@@ -35,6 +39,7 @@ class Subject:
         served: The emulated unit behind the address, or None: a real one, whose faults nobody can switch.
         rounds: How often checks that repeat do so.
         options: Passed on to the driver.
+        said: What the unit said of itself, once the suite has opened it.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Subject:
     served: ServedUnit | None = None
     rounds: int = 100
     options: dict[str, Any] | None = None
+    said: dict[str, str] = field(default_factory=dict)
 
     def open(self) -> Any:
         """Open the unit."""
@@ -64,10 +70,10 @@ class Subject:
         """The emulated unit.
 
         Raises:
-            NotApplicableError: The unit is a real one.
+            NotTriedError: The unit is a real one.
         """
         if self.served is None:
-            raise NotApplicableError("faults can only be switched on an emulated unit")
+            raise NotTriedError("faults can only be switched on an emulated unit")
         return self.served
 
     def has(self, *capabilities: str) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum, unique
 from typing import Any
 
 from qkdhw.errors import QkdhwError
+from qkdhw.model import UnitInfo
 from qkdhw.version import __version__
 from qkdhw_emulators.conformance import fault_checks, setting_checks, stream_checks
-from qkdhw_emulators.conformance.subject import BrokenRuleError, NotApplicableError, Subject
+from qkdhw_emulators.conformance.subject import BrokenRuleError, NotApplicableError, NotTriedError, Subject
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
     setting_checks.check_identity,
@@ -38,6 +40,12 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     stream_checks.check_faults_in_a_stream,
 )
 
+WITHOUT_A_UNIT = frozenset({setting_checks.check_description})
+NEED_SETTINGS = frozenset({
+    setting_checks.check_snapshot_and_restore, fault_checks.check_line_faults, fault_checks.check_faults_while_setting,
+    fault_checks.check_stuck_value, fault_checks.check_late_replies, fault_checks.check_reconnect,
+})  # fmt: skip
+
 
 @unique
 class Verdict(StrEnum):
@@ -46,6 +54,7 @@ class Verdict(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     NOT_APPLICABLE = "not applicable"
+    NOT_TRIED = "not tried"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,7 @@ class Outcome:
     Attributes:
         check: Its name.
         rule: What it checks, in words.
-        verdict: Passed, failed or not applicable.
+        verdict: Passed, failed, not applicable or not tried.
         detail: Why, if it did not pass.
         duration_s: How long it took.
     """
@@ -68,13 +77,26 @@ class Outcome:
 
 
 def run_suite(subject: Subject, only: Collection[str] = ()) -> Iterator[Outcome]:
-    """Run all checks, or those named, one after the other, and yield what came of each."""
+    """Run all checks, or those named, one after the other, and yield what came of each.
+
+    What has failed once is not reported again by the checks that depend on it: they are not tried.
+    """
+    opened, why = _verdict(_look_at, subject)
+    untried: dict[Callable[[Subject], None], str] = {}
     for check in CHECKS:
         name = check.__name__.removeprefix("check_").replace("_", " ")
         if only and name not in only:
             continue
         begun_s = time.monotonic()
-        verdict, detail = _verdict(check, subject)
+        if check in untried:
+            verdict, detail = Verdict.NOT_TRIED, untried[check]
+        elif opened is Verdict.FAILED and check not in WITHOUT_A_UNIT:
+            verdict, detail = opened, why
+            untried = dict.fromkeys(set(CHECKS) - WITHOUT_A_UNIT, f"the unit cannot be opened, see {name}")
+        else:
+            verdict, detail = _verdict(check, subject)
+        if verdict is Verdict.FAILED and check is setting_checks.check_settings_round_trip:
+            untried |= dict.fromkeys(NEED_SETTINGS, f"settings do not work, see {name}")
         rule = (check.__doc__ or "").partition("\n")[0]
         yield Outcome(name, rule, verdict, detail, time.monotonic() - begun_s)
 
@@ -86,6 +108,10 @@ def report_of(subject: Subject, outcomes: list[Outcome]) -> dict[str, Any]:
         "qkdhw": __version__,
         "driver": subject.name,
         "address": subject.url,
+        "unit": subject.said,
+        "transport": subject.url.partition(":")[0],
+        "rounds": subject.rounds,
+        "seed": subject.served.world.seed if subject.served else None,
         "emulated": subject.served is not None,
         "conforms": count[Verdict.FAILED] == 0 and count[Verdict.PASSED] > 0,
         "counts": {str(verdict): number for verdict, number in count.items()},
@@ -93,9 +119,20 @@ def report_of(subject: Subject, outcomes: list[Outcome]) -> dict[str, Any]:
     }
 
 
+def _look_at(subject: Subject) -> None:
+    """Open the unit and keep what it says of itself."""
+    with subject.open() as unit:
+        info = unit.identify()
+        if isinstance(info, UnitInfo):
+            said = asdict(info)
+            subject.said.update({name: str(value) for name, value in said.items() if value or name != "protocol"})
+
+
 def _verdict(check: Callable[[Subject], None], subject: Subject) -> tuple[Verdict, str]:
     try:
         check(subject)
+    except NotTriedError as reason:
+        return Verdict.NOT_TRIED, str(reason)
     except NotApplicableError as reason:
         return Verdict.NOT_APPLICABLE, str(reason)
     except BrokenRuleError as error:
@@ -103,5 +140,19 @@ def _verdict(check: Callable[[Subject], None], subject: Subject) -> tuple[Verdic
     except QkdhwError as error:
         return Verdict.FAILED, f"{type(error).__name__}: {error}"
     except Exception as error:  # noqa: BLE001 - a driver under test may raise anything, and that is a finding
-        return Verdict.FAILED, f"an error of no known type, {type(error).__name__}: {error}"
+        return Verdict.FAILED, f"an error of no known type, {type(error).__name__}: {error}, {_place(error, subject)}"
     return Verdict.PASSED, ""
+
+
+def _place(error: Exception, subject: Subject) -> str:
+    """Say where an error comes from: file and line, and whose code that is."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    emulator = type(subject.served.unit) if subject.served else ()
+    for frame in reversed(frames):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, subject.driver):
+            return f"{where.filename}:{where.lineno}, in the driver"
+        if isinstance(owner, emulator):
+            return f"{where.filename}:{where.lineno}, in the emulator"
+    return f"{where.filename}:{where.lineno}"

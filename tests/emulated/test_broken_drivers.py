@@ -1,5 +1,6 @@
 """Drivers of the templates' units, each with a mistake that their authors could make: the suite finds it and names it."""
 
+import re
 from fractions import Fraction
 from typing import ClassVar
 
@@ -10,8 +11,9 @@ from qkdhw.drivers.setting import Reply, Setting
 from qkdhw.drivers.text_instrument import TextInstrument
 from qkdhw.errors import TransportTimeoutError, UnitError
 from qkdhw.transport import open_transport
+from qkdhw_emulators.conformance.report import html_report
 from qkdhw_emulators.conformance.subject import Subject
-from qkdhw_emulators.conformance.suite import Verdict, run_suite
+from qkdhw_emulators.conformance.suite import Verdict, report_of, run_suite
 from qkdhw_emulators.faults import Fault
 from qkdhw_emulators.serve import serve_unit
 from qkdhw_emulators.templates.time_tagger import AcmeRx9, EmulatedAcmeRx9
@@ -233,3 +235,55 @@ def test_an_old_answer_after_a_fault_is_not_taken_for_another_unit():
             oven.identify()
         served.faults.clear()
         assert oven.heater_c == 26.0
+
+
+class Crashing(Oven):
+    def read_status(self):
+        raise KeyError("status")
+
+
+class EmulatedCrashing(EmulatedOven):
+    def carry_out(self, command, argument):
+        return super().carry_out(command, argument) if command != "TEM?" else {}["TEM?"]
+
+
+def test_an_error_of_no_known_type_is_placed():
+    _, detail = said_of(Crashing, EmulatedOven, "status")["status"]
+    assert "an error of no known type, KeyError: 'status', " in detail
+    assert re.search(r"test_broken_drivers\.py:[0-9]+, in the driver$", detail)
+    _, detail = said_of(Oven, EmulatedCrashing, "settings round trip")["settings round trip"]
+    assert re.search(r"test_broken_drivers\.py:[0-9]+, in the emulator$", detail)
+
+
+def test_one_cause_is_reported_once():
+    outcomes = said_of(Misnamed, EmulatedOven)
+    failed = {check: detail for check, (verdict, detail) in outcomes.items() if verdict is Verdict.FAILED}
+    assert list(failed) == ["identity"]
+    assert "not the Acme OV1" in failed["identity"]
+    assert outcomes["description"] == (Verdict.PASSED, "")
+    others = set(outcomes) - {"identity", "description"}
+    assert {outcomes[each] for each in others} == {(Verdict.NOT_TRIED, "the unit cannot be opened, see identity")}
+
+
+def test_what_depends_on_settings_is_not_tried_when_they_do_not_work():
+    outcomes = said_of(WrongQuery, EmulatedOven)
+    assert [check for check, (verdict, _) in outcomes.items() if verdict is Verdict.FAILED] == ["settings round trip"]
+    assert outcomes["reconnect"] == (Verdict.NOT_TRIED, "settings do not work, see settings round trip")
+    assert outcomes["threads"] == (Verdict.PASSED, "")
+
+
+def test_the_report_says_which_unit_it_was_and_failures_first():
+    world = World(seed=7)
+    with serve_unit(EmulatedOven(world), world, transport="tcp") as served:
+        subject = Subject("acme-ov1", served.url, Crashing, timeout_s=TIMEOUT_S, served=served, rounds=5)
+        report = report_of(subject, list(run_suite(subject)))
+        real = Subject("acme-ov1", served.url, Oven, timeout_s=TIMEOUT_S, rounds=5)
+        of_a_real_one = {outcome.check: outcome.verdict for outcome in run_suite(real)}
+    assert report["unit"] == {"vendor": "Acme", "model": "OV1", "serial_number": "0042", "firmware": "1.0"}
+    assert (report["transport"], report["rounds"], report["seed"]) == ("tcp", 5, 7)
+    page = html_report(report)
+    assert page.index("<dd>0042</dd>") < page.index("<table>")
+    assert page.index('<td class="failed">failed') < page.index('<td class="passed">passed')
+    faults = ("line faults", "faults while setting", "unit faults", "stuck value", "late replies", "reconnect")
+    assert {of_a_real_one[each] for each in faults} == {Verdict.NOT_TRIED}
+    assert of_a_real_one["settings round trip"] is Verdict.PASSED

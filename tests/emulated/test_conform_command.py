@@ -187,7 +187,7 @@ def test_a_page_shows_what_a_hostile_unit_says_as_text():
     check = {"check": HOSTILE, "rule": HOSTILE, "verdict": "failed", "detail": HOSTILE, "duration_s": 1.5}
     report = {
         "qkdhw": "1", "driver": HOSTILE, "address": HOSTILE, "emulated": False, "conforms": False,
-        "counts": {"failed": 1}, "checks": [check],
+        "counts": {"failed": 1}, "checks": [check], "unit": {"model": HOSTILE}, "transport": "tcp", "rounds": 1,
     }  # fmt: skip
     page = Tags(html_report(report))
     assert not {"script", "b"} & set(page.tags)
@@ -225,7 +225,7 @@ def test_a_terminal_shows_what_a_hostile_unit_says_as_text():
         (["agilent-8156a", "--pace", "inf"], "pace is inf"),
         (["agilent-8156a", "--fault", "nope"], "no fault is called 'nope'"),
         (["agilent-8156a", "--fault", "drop:rate=7"], "fault drop"),
-        (["agilent-8156a", "--on", "usbtmc"], "is no USB unit"),
+        *((["idq-quantis", "--on", on], "its own process only") for on in ("emu", "usb", "usbtmc")),
         (["agilent-8156a", "--path", "/nonexistent/unit"], "/nonexistent/unit"),
         (["agilent-8156a", "--control", "/nonexistent/control"], "/nonexistent/control"),
         (["--bench", "/nonexistent/bench.toml"], "/nonexistent/bench.toml"),
@@ -359,3 +359,12 @@ def test_a_socket_that_is_no_bench_is_a_typed_error(tmp_path, refused, answer):
 
 def test_no_bench_at_all_is_a_typed_error(tmp_path, refused):
     assert "no emulated bench answers" in refused("world", tmp_path / "none")
+
+
+def test_the_lines_of_a_check_can_be_kept_by_a_pipe():
+    command = [sys.executable, "-m", "qkdhw", "devices", "conform", "agilent-8156a", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    lines = done.stdout.splitlines()
+    assert lines[-1].startswith("agilent-8156a conforms")
+    assert len([line for line in lines if line.startswith("passed")]) > 5
+    assert all(line.startswith(("passed", "not applicable", "agilent-8156a")) for line in lines)  # none is broken
