@@ -77,9 +77,10 @@ def test_status_byte(instrument) -> None:
     assert instrument.read_stb() == 0
 
 
-@pytest.mark.parametrize("served", ["hislip", "vxi11"], indirect=True)
-def test_clear_after_a_timeout(served, instrument) -> None:
-    served.faults.parse("drop:count=1")
+@pytest.mark.parametrize(("served", "lost"), [("hislip", 2), ("vxi11", 1)], indirect=["served"])
+def test_clear_after_a_timeout(served, instrument, lost) -> None:
+    """Over HiSLIP the second answer is lost too: pyvisa-py 0.8 takes one on its way for the acknowledgement."""
+    served.faults.parse(f"drop:count={lost}")
     instrument.timeout = 100
     with pytest.raises(pyvisa.VisaIOError) as caught:
         instrument.query("*IDN?")
