@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json as json_module
 import platform
 import resource
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -20,6 +22,7 @@ from rich.table import Column, Table
 
 import qkdhw._core
 from qkdhw.cli.console import JsonOption, out, print_json
+from qkdhw.drivers import installed_drivers, load_driver
 from qkdhw.errors import ConfigurationError
 from qkdhw.export.modules import find_modules
 
@@ -38,6 +41,14 @@ _DISTRIBUTIONS = (
     ("h5py", "HDF5 event files", "pip install 'qkdhw[hdf5]'", False),
     ("pyarrow", "Parquet event files", "pip install 'qkdhw[parquet]'", False),
     ("matplotlib", "plots in reports", "pip install 'qkdhw[plot]'", False),
+    ("zeroconf", "instruments found on the network", "pip install 'qkdhw[discovery]'", False),
+)
+_LINKS = (
+    # distribution, extra, kind of address
+    ("pyvisa", "visa", "visa"),
+    ("pyvisa-py", "visa", "visa"),
+    ("pyusb", "usb", "usb"),
+    ("pyzmq", "zmq", "zmq"),
 )
 
 
@@ -71,7 +82,10 @@ def doctor(json: JsonOption = False) -> None:
         print_json({"main_job_can_run": can_run, "checks": [asdict(check) for check in checks]})
     else:
         _print_checks(checks)
-        out.print("The main job can run." if can_run else "[bold red]The main job cannot run:[/] see the marked lines.")
+        out.print(
+            "The main job can run." if can_run else "[bold red]The main job cannot run:[/] see the marked lines.",
+            soft_wrap=True,
+        )
     raise typer.Exit(0 if can_run else 1)
 
 
@@ -95,6 +109,32 @@ def _check_python() -> Iterator[Check]:
             yield Check("Python", name, True, needed, f"{version(name)} ({purpose})")
         except PackageNotFoundError:
             yield Check("Python", name, False, needed, f"not installed ({purpose})", remedy)
+
+
+def _check_links() -> Iterator[Check]:
+    """Look for what some kinds of addresses need, and say which drivers that is for."""
+    for distribution, extra, scheme in _LINKS:
+        try:
+            ok, found = True, version(distribution)
+        except PackageNotFoundError:
+            ok, found = False, "not installed"
+        remedy = f"pip install 'qkdhw[{extra}]'"
+        yield Check("links", distribution, ok, False, f"{found} ({scheme}: {_drivers_on(scheme)})", remedy)
+    try:
+        from usb.backend import libusb1
+    except ImportError:
+        return  # reported with pyusb
+    there = libusb1.get_backend() is not None
+    found = f"{'found' if there else 'not found'} (usb: {_drivers_on('usb')})"
+    yield Check("links", "libusb", there, False, found, "apt-get install libusb-1.0-0")
+
+
+def _drivers_on(scheme: str) -> str:
+    names = []
+    for name in installed_drivers():
+        with suppress(ConfigurationError):  # reported with the units
+            names += [name] if scheme in getattr(load_driver(name), "schemes", ()) else []
+    return ", ".join(names) or "no driver"
 
 
 def _check_kernels() -> Iterator[Check]:
@@ -154,9 +194,14 @@ def _token_labels(path: str) -> tuple[list[str], str]:
 def _check_units() -> Iterator[Check]:
     for point in sorted(entry_points(group="qkdhw.drivers"), key=lambda p: p.name):
         try:
-            point.load()
+            driver = point.load()
         except (ImportError, AttributeError) as error:
             yield Check("units", f"driver {point.name}", False, True, str(error), "reinstall its package")
+            continue
+        modules = getattr(driver, "module_names", ())  # of the vendor's library
+        if modules and not any(map(_is_there, modules)):
+            found = f"the vendor's Python module {modules[0]} is not installed"
+            yield Check("units", f"driver {point.name}", False, False, found, driver.how_to_get)
         else:
             yield Check("units", f"driver {point.name}", True, True, point.value)
     if not entry_points(group="qkdhw.drivers"):
@@ -169,6 +214,13 @@ def _check_units() -> Iterator[Check]:
     yield Check("units", "serial ports", True, False, ports or "none")
 
 
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # of the package that it is in
+        return False
+
+
 def _check_memory() -> Iterator[Check]:
     limit_bytes, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     enough = limit_bytes in {resource.RLIM_INFINITY, -1} or limit_bytes >= _MLOCK_NEEDED_BYTES
@@ -179,4 +231,4 @@ def _check_memory() -> Iterator[Check]:
     yield Check("machine", "no core files", dump_bytes == 0, False, "off" if dump_bytes == 0 else "on", remedy)
 
 
-_PARTS = (_check_python, _check_kernels, _check_openssl, _check_tokens, _check_units, _check_memory)
+_PARTS = (_check_python, _check_links, _check_kernels, _check_openssl, _check_tokens, _check_units, _check_memory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -128,3 +129,15 @@ def test_lists_are_json_for_scripts() -> None:
         done = qkdhw(*arguments, "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)
+
+
+def test_the_doctor_says_what_is_missing_for_which_driver() -> None:
+    found = {check["name"]: check for check in json.loads(qkdhw("doctor", "--json").stdout)["checks"]}
+    needs = {"pyvisa": "agilent-8156a", "pyvisa-py": "srs-dg645", "pyusb": "idq-quantis", "libusb": "cqt-fx2"}
+    for name, driver in (needs | {"pyzmq": "idq-id900"}).items():
+        assert driver in found[name]["found"]
+    assert "zeroconf" in found
+    for name, module in (("swabian-time-tagger", "Swabian"), ("picoquant-harp", "snAPI")):
+        check = found[f"driver {name}"]
+        assert check["ok"] == (importlib.util.find_spec(module) is not None)
+        assert check["ok"] or (module in check["found"] and "pip install" in check["remedy"])
