@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qkdhw.bench import BenchFile, read_bench_file
+from qkdhw.bench import Bench, BenchFile, read_bench_file
 from qkdhw_emulators.in_process import emulator_class
 from qkdhw_emulators.line import Line
 from qkdhw_emulators.optics.link_run import LinkRun
@@ -37,6 +37,15 @@ class ServedBench:
     urls: dict[str, str]
     lines: dict[str, Line]
     world: World
+
+    def open(self, *, timeout_s: float = 5.0) -> Bench:
+        """Open all units where they really are: a port that the file leaves open was chosen meanwhile.
+
+        Raises:
+            QkdhwError: As `qkdhw.bench.open_bench`.
+        """
+        units = {label: unit.model_copy(update={"url": self.urls[label]}) for label, unit in self.file.units.items()}
+        return Bench(self.file.model_copy(update={"units": units}), timeout_s=timeout_s)
 
 
 @contextmanager

@@ -116,7 +116,14 @@ def world(
         except ValueError:
             dot = ""
         if not (equals and dot):
-            raise ConfigurationError(f"{change!r} is not UNIT.CONDITION=NUMBER", remedy="receiver.fibre_connected=0")
+            there_are = [
+                f"{label}.{each}={now:g}"
+                for label, state in ask_control(control, {"do": "list"})["units"].items()
+                for each, now in state["conditions"].items()
+            ]
+            raise ConfigurationError(
+                f"{change!r} is not UNIT.CONDITION=NUMBER", remedy=f"now: {', '.join(there_are) or 'no conditions'}"
+            )
     for each in fault or ():
         unit, _, what = each.partition(":")
         requests.append({"do": "fault", "unit": unit, "fault": what})

@@ -78,14 +78,20 @@ def read_session(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     Raises:
         ConfigurationError: It cannot be read, or is none.
     """
+    remedy = "make one by `qkdhw devices record`"
+    number, read = 1, []
     try:
-        header, *lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):  # noqa: B007
+            read.append(json.loads(line))
     except OSError as error:
         raise ConfigurationError(f"session file {path}: {error.strerror}", remedy="check the path") from error
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise ConfigurationError(
-            f"{path} is no session file: {error}", remedy="make one by `devices record`"
+            f"{path} is no session file: line {number}, character {error.colno}: {error.msg}", remedy=remedy
         ) from error
+    except ValueError as error:  # not UTF-8
+        raise ConfigurationError(f"{path} is no session file: {error}", remedy=remedy) from error
+    header, *lines = read or [None]
     if not isinstance(header, dict) or header.get("qkdhw_session") != VERSION:
         raise ConfigurationError(f"{path} is no session file of version {VERSION}", remedy="record it again")
     return header, lines

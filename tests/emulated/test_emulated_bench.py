@@ -350,3 +350,24 @@ def test_events_are_recorded_on_the_command_line(tmp_path):
     assert (refused.returncode, "--force" in refused.stderr) == (1, True)
     forced = subprocess.run([*command, "--force"], capture_output=True, text=True, check=True, timeout=60)
     assert f" in {file}; the bench in {file}.json" in forced.stdout
+
+
+def test_a_bench_whose_file_leaves_the_port_to_choose_is_opened_where_it_is(tmp_path):
+    file = tmp_path / "bench.toml"
+    file.write_text(
+        '[units.attenuator]\nname = "agilent-8156a"\nurl = "tcp://127.0.0.1:0"\nsettings = { attenuation_db = 2.5 }'
+    )
+    with serve_bench(file) as served, served.open() as bench:
+        assert served.lines["attenuator"].unit.receive(b":INP:ATT?\n") == b"2.500\n"
+        assert bench.settings["attenuator"] == {"attenuation_db": 2.5}
+        with pytest.raises(ConfigurationError, match=r"units\.attenuator\.url"):
+            open_bench(file)
+
+
+def test_a_change_of_the_world_that_is_none_is_told_what_there_is(tmp_path, bench_file):
+    control = tmp_path / "control"
+    with serve_bench(bench_file) as served, control_socket(control, served.lines):
+        command = [sys.executable, "-m", "qkdhw", "devices", "world", str(control), "receiver.fibre_connected=off"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "receiver.fibre_connected=1" in done.stderr

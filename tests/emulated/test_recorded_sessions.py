@@ -134,3 +134,18 @@ def test_random_bytes_are_not_in_the_calls(tmp_path):
     _, lines = read_session(file)
     (call,) = [line for line in lines if line.get("call") == "read_random"]
     assert call["result"] == {"secret_bytes": 64}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"qkdhw_session": 1}\n{"t": 0}\n{"t": 1, }\n', "line 3, character"),
+        ("", "no session file of version"),
+        ("[1]\n", "no session file of version"),
+    ],
+)
+def test_what_is_no_session_file_is_told_with_its_line(tmp_path, text, said):
+    file = tmp_path / "x.session"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=said):
+        read_session(file)
