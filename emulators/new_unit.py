@@ -125,6 +125,7 @@ class Kind(StrEnum):
     ATTENUATOR = "attenuator"
     SOURCE = "source"
     STAGE = "stage"
+    OTHER = "other"
 
 
 TEMPLATES = {  # the model that a template speaks of, and a dialogue with it
@@ -132,6 +133,7 @@ TEMPLATES = {  # the model that a template speaks of, and a dialogue with it
     Kind.ATTENUATOR: ("VA2", r"*IDN?\nATT 3.02\nATT?\nWAV 1\nWHAT?\n"),
     Kind.SOURCE: ("LS4", r"*IDN?\nPOW 3.002\nPOW?\nOUT 1\nOUT?\nTMP?\nWHAT?\n"),
     Kind.STAGE: ("MS1", r"*IDN?\nMOV 5\nSPD 20.4\nSPD?\nHOM?\nWHAT?\n"),
+    Kind.OTHER: ("SW4", r"*IDN?\nRTE 3\nRTE?\nRTE 5\nWHAT?\n"),
 }
 
 

@@ -12,7 +12,7 @@ from qkdhw.errors import (
     UnitStateError,
     WireFormatError,
 )
-from qkdhw.interfaces import Attenuator, PhotonSource, PositionerStage, TimeTagger
+from qkdhw.interfaces import Attenuator, PhotonSource, PositionerStage, TimeTagger, Unit
 from qkdhw.model import DetectionBlock
 from qkdhw.transport import open_transport
 from qkdhw_emulators.conformance.subject import Subject
@@ -20,6 +20,7 @@ from qkdhw_emulators.conformance.suite import Verdict, run_suite
 from qkdhw_emulators.faults import Fault
 from qkdhw_emulators.serve import serve_unit
 from qkdhw_emulators.templates.attenuator import AcmeVa2, EmulatedAcmeVa2
+from qkdhw_emulators.templates.other import AcmeSw4, EmulatedAcmeSw4
 from qkdhw_emulators.templates.source import AcmeLs4, EmulatedAcmeLs4
 from qkdhw_emulators.templates.stage import AcmeMs1, EmulatedAcmeMs1
 from qkdhw_emulators.templates.time_tagger import AcmeRx9, EmulatedAcmeRx9
@@ -31,8 +32,15 @@ NOT_APPLICABLE = {
     AcmeVa2: NO_EVENTS,
     AcmeLs4: NO_EVENTS | {"late replies"},  # it has one setting to read
     AcmeMs1: NO_EVENTS | {"late replies"},
+    AcmeSw4: NO_EVENTS | {"late replies"},
 }
-EMULATED = {AcmeRx9: EmulatedAcmeRx9, AcmeVa2: EmulatedAcmeVa2, AcmeLs4: EmulatedAcmeLs4, AcmeMs1: EmulatedAcmeMs1}
+EMULATED = {
+    AcmeRx9: EmulatedAcmeRx9,
+    AcmeVa2: EmulatedAcmeVa2,
+    AcmeLs4: EmulatedAcmeLs4,
+    AcmeMs1: EmulatedAcmeMs1,
+    AcmeSw4: EmulatedAcmeSw4,
+}
 
 
 @contextmanager
@@ -145,7 +153,7 @@ def test_an_answer_that_is_neither_yes_nor_no():
             unit.configure({"running": True})
 
 
-# --- attenuator, source, stage ----------------------------------------------------------------------------------
+# --- attenuator, source, stage, other ----------------------------------------------------------------------------------
 def test_the_attenuator_says_what_it_then_has():
     with opened(AcmeVa2) as (unit, _):
         assert isinstance(unit, Attenuator)
@@ -218,3 +226,12 @@ def test_the_stage_is_on_its_way_at_the_deadline():
         served.world.clock.advance(0.05)
         assert 0.5 < unit.read_position() < 1.5
         assert unit.moving
+
+
+def test_a_unit_of_a_kind_of_its_own_has_its_own_methods():
+    with opened(AcmeSw4) as (unit, _):
+        assert isinstance(unit, Unit)
+        assert unit.connect(3) == 3
+        assert unit.route == 3
+        with pytest.raises(ConfigurationError):
+            unit.connect(5)

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 EXAMPLE = ROOT / "docs" / "examples" / "acme-rx9"
-OTHER_KINDS = ("attenuator", "source", "stage")
+OTHER_KINDS = ("attenuator", "source", "stage", "other")
 ENVIRONMENT = {name: value for name, value in UNMEASURED.items() if not name.startswith(("PYTHON", "PYTEST"))}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
