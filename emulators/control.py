@@ -56,7 +56,7 @@ class BenchControl:
             return {
                 "ok": False,
                 "error": f"the request is wrong: {error}",
-                "remedy": "See docs/reference/emulators.md.",
+                "remedy": 'Such as {"do": "set", "unit": "receiver", "condition": "fibre_connected", "value": 0}.',
             }
 
     def _line(self, request: dict[str, Any]) -> Line:

@@ -91,6 +91,10 @@ class DetectionBlock:
     def __len__(self) -> int:
         return int(self.time_ticks.shape[0])
 
+    def __repr__(self) -> str:
+        missed = f", {self.missed:,} missed" if self.missed else ""
+        return f"<DetectionBlock of {len(self):,} events{missed}, tick {self.tick_ps} ps>"
+
 
 @dataclass(frozen=True, slots=True)
 class PreparationBlock:

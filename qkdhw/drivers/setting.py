@@ -320,7 +320,7 @@ class ChannelValues(MutableMapping[int, T]):
         return len(self._channels)
 
     def __repr__(self) -> str:
-        return f"<{self._setting.name} of channels {', '.join(map(str, self._channels))}>"
+        return f"<{self._setting.name} of channels {', '.join(map(str, self._channels))}; dict(...) reads them>"
 
 
 def settings_of(driver: type) -> dict[str, Setting[Any]]:

@@ -1,13 +1,17 @@
 """`qkdhw devices` against emulated units."""
 
 import json
+from fractions import Fraction
 from importlib.metadata import entry_points
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from qkdhw import open_unit
 from qkdhw.cli.devices import app
 from qkdhw.errors import ConfigurationError, NotSupportedError, TransportError, UnitError, WireFormatError
+from qkdhw.model import DetectionBlock
 from qkdhw_emulators.serve import serve_link
 
 pytestmark = pytest.mark.skipif(
@@ -189,3 +193,12 @@ def test_the_settings_of_a_driver_are_told_whole_in_80_columns(name):
 def test_sentences_are_not_broken_in_a_pipe(tmp_path):
     file = tmp_path / f"{'long' * 20}.session"
     assert f"`qkdhw devices replay {file}`" in text_of("record", *ATTENUATOR, str(file)).stdout
+
+
+def test_what_a_person_sees_of_values_and_events():
+    block = DetectionBlock(
+        np.array([7, 99_999]), np.array([1, 2], np.uint8), np.zeros(2, np.uint8), Fraction(125, 32), missed=1000
+    )
+    assert repr(block) == "<DetectionBlock of 2 events, 1,000 missed, tick 125/32 ps>"  # raw key: no event
+    with open_unit("single-quantum-websq", "emu://single-quantum-websq") as unit:
+        assert repr(unit.bias_current_ua) == "<bias_current_ua of channels 1, 2, 3, 4; dict(...) reads them>"
