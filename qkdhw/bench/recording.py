@@ -19,6 +19,8 @@ from qkdhw.secret import SecretBuffer
 from qkdhw.transport.session_file import SessionWriter, read_session
 from qkdhw.version import __version__
 
+TOLD = frozenset({"configure", "identify", "read_setting", "read_status", "restore", "snapshot"})
+
 
 class RecordedUnit:
     """An open unit whose calls are written down with what came of them; otherwise it behaves as the unit does."""
@@ -87,6 +89,11 @@ def replay_calls(path: Path) -> int:
     """
     header, lines = read_session(path)
     calls = [line for line in lines if "call" in line]
+    if leading := [name for name in header["options"] if name.endswith("_url")]:
+        raise ConfigurationError(
+            f"{path}: the option {leading[0]!r} leads elsewhere; what is played stays in the file",
+            remedy="record a session that needs no further links",
+        )
     url = f"replay://{path.resolve()}"
     with open_unit(header["driver"], url, timeout_s=header["timeout_s"], **header["options"]) as unit:
         for number, line in enumerate(calls, 1):
@@ -96,22 +103,23 @@ def replay_calls(path: Path) -> int:
             wanted = {key: line[key] for key in ("result", "error") if key in line}
             if found != wanted:
                 raise ConfigurationError(
-                    f"{path}, call {number}, {line['call']}: {found} came of it, {wanted} did then",
+                    f"{path}, call {number}, {line['call']}: {_difference(line['call'], found, wanted)}",
                     remedy="the driver behaves otherwise than when this was recorded",
                 )
     return len(calls)
 
 
 def dialogue_test(path: Path) -> str:
-    """Return the text of a test that plays a session file lying beside it."""
+    """Return the text of a test that plays a session file lying beside it; nothing of the file stands in it as code."""
     header, _ = read_session(path)
-    stem = "".join(c if c.isalnum() else "_" for c in path.stem)
+    about = f"A session with {header['driver']} of {header['begun']}: same calls, same bytes, same results."
+    stem = "".join(c if c.isascii() and c.isalnum() else "_" for c in path.stem)
     return (
-        f'"""A session with {header["driver"]} of {header["begun"]}: same calls, same bytes, same results."""\n\n'
+        f"{'# ' + ascii(about)[1:-1]}\n"
         "from pathlib import Path\n\n"
         "from qkdhw.bench import replay_calls\n\n\n"
         f"def test_{stem}() -> None:\n"
-        f'    assert replay_calls(Path(__file__).parent / "{path.name}") > 0\n'
+        f"    assert replay_calls(Path(__file__).parent / {path.name!a}) > 0\n"
     )
 
 
@@ -142,9 +150,19 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+def _difference(call: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Say what came of a call and what did then, unless that may be raw key."""
+    if call in TOLD:
+        return f"{found} came of it, {wanted} did then"
+    return "something else came of it than then"
+
+
 def _outcome(unit: Any, line: Mapping[str, Any]) -> dict[str, Any]:
+    name = line["call"]
+    if name.startswith("_") or not callable(getattr(type(unit), name, None)):
+        raise ConfigurationError(f"{type(unit).__name__} has no method {name!r}", remedy="record the session again")
     try:
-        result = getattr(unit, line["call"])(*line["arguments"], **line["options"])
+        result = getattr(unit, name)(*line["arguments"], **line["options"])
     except QkdhwError as error:
         if "error" not in line:
             raise

@@ -230,7 +230,7 @@ class Instrument:
             ConfigurationError: It is no snapshot of such a unit.
         """
         declared = self._settings
-        values = snapshot.get("settings")
+        values = snapshot.get("settings") if isinstance(snapshot, Mapping) else None
         if not isinstance(values, Mapping):
             raise ConfigurationError("this is no snapshot: it has no settings", remedy="make one with snapshot()")
         kept = {name for name, setting in declared.items() if not (setting.writable and setting.restore)}
@@ -288,9 +288,10 @@ class Instrument:
             if not setting.restore:
                 continue
             if not setting.readable or not setting.holds(value, self._read_value(setting, channel)):
-                self._write_value(setting, channel, value)
+                self._set(setting, channel, value)
 
-    def _apply(self, setting: Setting[Any], channel: int | None, value: Any) -> Any:
+    def _set(self, setting: Setting[Any], channel: int | None, value: Any) -> Any:
+        """Send a value, wait until it holds, and return what the unit then has; UnitError if that is another one."""
         got = self._write_value(setting, channel, value)
         if setting.settle_s:
             time.sleep(setting.settle_s)
@@ -301,6 +302,10 @@ class Instrument:
             raise UnitError(
                 f"{where} is {got!r} after the unit was told {value!r}", remedy="check the unit's state; restart it"
             )
+        return got
+
+    def _apply(self, setting: Setting[Any], channel: int | None, value: Any) -> Any:
+        got = self._set(setting, channel, value)
         self._applied[setting.name, channel] = got if setting.relative_step else value
         for name in setting.affects:
             if self._applied.pop((name, channel), None) is not None:

@@ -6,6 +6,7 @@ the late answer is taken for the answer to the next query. Both are prevented he
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 import time
@@ -18,6 +19,7 @@ from qkdhw.errors import NotSupportedError, TransportClosedError, TransportError
 
 CHUNK_BYTES = 65536
 MESSAGE_LIMIT_BYTES = 64 << 20
+DISCARD_S = 1.0  # input that had arrived is thrown away far sooner
 REDIAL_FIRST_S, REDIAL_LONGEST_S = 0.005, 0.02  # a unit that is back is found again within 0.1 s
 
 
@@ -116,6 +118,7 @@ class ByteLink:
         self._buffer = bytearray()
         self._take_wire(dial(timeout_s))
         self.generation = 1
+        self._process = os.getpid()  # after a fork two processes would get each other's answers
         self.draw_nonce = draw_nonce
 
     @property
@@ -315,11 +318,30 @@ class ByteLink:
         return self._usb().read_pipe(pipe, limit, timeout_s)
 
     def discard_input(self) -> int:
-        """Throw away what has arrived and return how many bytes that was."""
+        """Throw away what has arrived and return how many bytes that was.
+
+        Raises:
+            WireFormatError: It does not end within a second.
+        """
+        return self.read_until_quiet(0.0, timeout_s=DISCARD_S)
+
+    def read_until_quiet(self, quiet_s: float, *, timeout_s: float = 5.0) -> int:
+        """Throw away what comes until nothing came for `quiet_s`, and return how many bytes that was.
+
+        Raises:
+            WireFormatError: The other end keeps sending.
+            TransportClosedError: The other end closed the link.
+        """
+        deadline_s = time.monotonic() + timeout_s
         discarded = 0
-        while self._buffer or self._fill(CHUNK_BYTES, 0.0):
+        while self._buffer or self._fill(CHUNK_BYTES, time.monotonic() + quiet_s):
             discarded += len(self._buffer)
             self._buffer.clear()
+            if time.monotonic() > deadline_s:
+                raise WireFormatError(
+                    f"{self._url} keeps sending: {discarded} bytes within {timeout_s:g} s that nobody asked for",
+                    remedy="check that the address leads to the right unit, and the baud rate",
+                )
         return discarded
 
     def close(self) -> None:
@@ -357,5 +379,10 @@ class ByteLink:
         )
 
     def _check_open(self) -> None:
+        if self._process != os.getpid():
+            raise TransportClosedError(
+                f"{self._url} was opened by process {self._process}, before a fork",
+                remedy="open the unit in this process",
+            )
         if self._closed:
             raise TransportClosedError(f"{self._url} is closed", remedy="open the unit again")

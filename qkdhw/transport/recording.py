@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -155,7 +156,7 @@ class Playback:
             recorded = (unpacked(line, "out") or b"")[self._sent_of_line :]
             size = min(len(recorded), len(data))
             if data[:size] != recorded[:size]:
-                raise self._differs(number, f"{data[:60]!r} was sent, {recorded[:60]!r} was then")
+                raise self._differs(number, f"{_shown(data)} was sent, {_shown(recorded)} was then")
             data = data[size:]
             self._sent_of_line += size
             if size == len(recorded):
@@ -259,3 +260,10 @@ class PlaybackWire:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _shown(data: bytes) -> str:
+    """Quote a command, but no long run of digits or bytes: it may be a pattern, and that is raw key."""
+    if not data.isascii():
+        return f"{len(data)} bytes that are no text"
+    return repr(re.sub(rb"[0-9]{8,}", lambda match: b"#" * len(match[0]), data[:60]))

@@ -149,3 +149,44 @@ def test_what_is_no_session_file_is_told_with_its_line(tmp_path, text, said):
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=said):
         read_session(file)
+
+
+def test_nothing_of_a_session_file_becomes_code_or_is_opened(tmp_path):
+    file = tmp_path / "evil.session"
+    recorded("agilent-8156a", "tcp", file, look_around)
+    header, *lines = file.read_text().splitlines()
+    marker = tmp_path / "PWNED"
+    evil = json.loads(header)
+    evil["begun"] = f'x"""\nopen({str(marker)!r}, "w")\n"""'
+    file.write_text("\n".join([json.dumps(evil), *lines]) + "\n")
+    with suppress(ConfigurationError):
+        (tmp_path / "test_evil.py").write_text(dialogue_test(file))
+        pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:randomly", str(tmp_path / "test_evil.py")])
+    assert not marker.exists()
+    for change in ({"options": {"data_link_url": "tcp://127.0.0.1:1"}},):
+        file.write_text("\n".join([json.dumps(json.loads(header) | change), *lines]) + "\n")
+        with pytest.raises(ConfigurationError, match="data_link_url"):
+            replay_calls(file)
+
+
+@pytest.mark.parametrize("name", ["__class__", "_recover", "model", "no_such"])
+def test_only_public_methods_are_called(tmp_path, name):
+    file = tmp_path / "attribute.session"
+    recorded("agilent-8156a", "tcp", file, lambda unit, _: unit.identify())
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        if "call" in line:
+            line["call"] = name
+    file.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    with pytest.raises(ConfigurationError, match="no method"):
+        replay_calls(file)
+
+
+def test_a_pattern_is_not_quoted_when_another_is_sent(tmp_path):
+    file = tmp_path / "pattern.session"
+    recorded("agilent-8156a", "tcp", file, lambda unit, _: unit.identify())
+    file.write_text(file.read_text().replace('"out": "*IDN?', '"out": "POLSEQ 0123321001233210', 1))
+    with pytest.raises(WireFormatError) as raised:
+        replay_calls(file)
+    assert "0123321001233210" not in str(raised.value)
+    assert "POLSEQ" in str(raised.value)
