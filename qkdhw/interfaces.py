@@ -49,7 +49,11 @@ class Transport(Protocol):
         ...
 
     def discard_input(self) -> int:
-        """Throw away what has arrived (resynchronisation) and return how many bytes that was."""
+        """Throw away what has arrived (resynchronisation) and return how many bytes; WireFormatError if endless."""
+        ...
+
+    def read_until_quiet(self, quiet_s: float, *, timeout_s: float = 5.0) -> int:
+        """Throw away what comes until nothing came for `quiet_s`; WireFormatError if that is not so in time."""
         ...
 
     @property
