@@ -14,6 +14,7 @@ import os
 import socket
 import threading
 import time
+import weakref
 from typing import Any, Literal
 
 from qkdhw.errors import (
@@ -64,13 +65,18 @@ class ZmqWire:
         self._rest = memoryview(b"")
         self._gone = ""
         self._closing = False
-        self._context = zmq.Context()
+        context = zmq.Context()
         self._wake_read, self._wake_write = os.pipe()
-        self._socket: Any = self._context.socket(zmq.REQ if kind == "req" else zmq.PAIR)
-        self._monitor: Any = None
+        sockets: list[Any] = []
+        # also when dropped without close(): pyzmq may then end the context before its sockets, which never returns
+        self._release = weakref.finalize(self, _release, context, sockets, (self._wake_read, self._wake_write))
+        self._release.atexit = False  # a thread may still wait on it, and the system takes it all
         try:
+            self._socket: Any = context.socket(zmq.REQ if kind == "req" else zmq.PAIR)
+            sockets.append(self._socket)
             self._set_options(heartbeat and kind == "req")
-            self._monitor = self._socket.get_monitor_socket()
+            self._monitor: Any = self._socket.get_monitor_socket()
+            sockets.append(self._monitor)
             self._socket.connect(f"tcp://{_resolved(host, port)}")
             self._wait_for_handshake(kind, timeout_s)
         except BaseException:
@@ -184,16 +190,19 @@ class ZmqWire:
             elif not ready:
                 return False
 
-    def _release(self) -> None:
-        if self._monitor is not None:
-            self._socket.disable_monitor()
-            self._monitor.close(0)
-        self._context.destroy(linger=0)
-        os.close(self._wake_read)
-        os.close(self._wake_write)
-
     def _closed(self, why: str) -> TransportClosedError:
         return TransportClosedError(f"the ZeroMQ connection to {self._peer} is gone: {why}", remedy=_REMEDY)
+
+
+def _release(context: Any, sockets: list[Any], pipe: tuple[int, int]) -> None:
+    """Close a socket and its monitor, then what they live in."""
+    if len(sockets) > 1:
+        sockets[0].disable_monitor()
+    for each in reversed(sockets):
+        each.close(0)
+    context.term()
+    for end in pipe:
+        os.close(end)
 
 
 def _resolved(host: str, port: int) -> str:

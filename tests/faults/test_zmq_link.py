@@ -235,3 +235,27 @@ def test_nothing_stays_open():
             with pytest.raises(TransportError):
                 open_transport(f"zmq+pair://127.0.0.1:{port}")
         assert open_files() <= before + 5
+
+
+DROPPED = """
+import gc, os, sys
+from qkdhw.transport import open_transport
+
+def drop():
+    link = open_transport(sys.argv[1])
+    link.write(b"X?")
+    link.itself = link
+
+drop(), gc.collect()
+before = len(os.listdir("/proc/self/fd"))
+for _ in range(5):
+    drop(), gc.collect()
+print(len(os.listdir("/proc/self/fd")) - before)
+"""
+
+
+def test_a_link_dropped_without_close_is_closed_by_the_collector():
+    with peer() as (_, port):
+        command = [sys.executable, "-c", DROPPED, f"zmq://127.0.0.1:{port}"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout.strip(), ended.stderr) == ("0", "")
