@@ -27,12 +27,12 @@ def parse_endpoint(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     is_number = port.isascii() and port.isdigit()
-    if not colon or not _is_host(host) or not is_number or int(port) > 65535:
+    if not colon or not is_host(host) or not is_number or int(port) > 65535:
         raise ConfigurationError(f"channel endpoint {text!r} is not host:port", remedy="write it like 127.0.0.1:5711")
     return host.strip("[]"), int(port)
 
 
-def _is_host(host: str) -> bool:
+def is_host(host: str) -> bool:
     """Say whether name resolution can be asked for it: an empty or overlong label would be a ValueError there."""
     try:
         host.encode("idna")

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from qkdhw.errors import ConfigurationError
 from qkdhw.transport.byte_link import ByteLink, Wire
+from qkdhw.transport.classical import is_host
 from qkdhw.transport.recording import Playback, recording_dialler, recording_nonce
 from qkdhw.transport.session_file import SessionWriter
 
@@ -119,9 +120,13 @@ def _serial_dialler(url: str, parts: SplitResult) -> Callable[[float], Wire]:
 
 def _visa_dialler(url: str, parts: SplitResult) -> Callable[[float], Wire]:
     backend = _options(url, parts, backend="py")["backend"]
+    resource = parts.netloc + parts.path
+    host = resource.partition("::")[2].partition("::")[0].partition(",")[0]
+    if resource.upper().startswith("TCPIP") and not is_host(host):
+        raise ConfigurationError(f"address {url!r}: {host!r} cannot be a host name", remedy=_FORMS)
     from qkdhw.transport.visa_link import visa_dialler
 
-    return visa_dialler(parts.netloc + parts.path, "@" + backend.removeprefix("@"))
+    return visa_dialler(resource, "@" + backend.removeprefix("@"))
 
 
 def _usb_dialler(url: str, parts: SplitResult) -> Callable[[float], Wire]:
@@ -166,6 +171,8 @@ def _host_and_port(url: str, parts: SplitResult) -> tuple[str, int]:
         raise ConfigurationError(f"address {url!r}: {error}", remedy=_FORMS) from error
     if not host or not port or parts.path not in {"", "/"} or "@" in parts.netloc:
         raise ConfigurationError(f"address {url!r} is not {parts.scheme}://host:port", remedy=_FORMS)
+    if not is_host(host):
+        raise ConfigurationError(f"address {url!r}: {host!r} cannot be a host name", remedy=_FORMS)
     return host, port
 
 
@@ -179,8 +186,8 @@ def _options(url: str, parts: SplitResult, **defaults: str) -> dict[str, str]:
 
 
 def _baud(url: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise ConfigurationError(f"address {url!r}: baud is not a positive number", remedy=_FORMS)
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) == 0:
+        raise ConfigurationError(f"address {url!r}: baud is not a number from 1 to 999999999", remedy=_FORMS)
     return int(text)
 
 

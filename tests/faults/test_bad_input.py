@@ -69,6 +69,14 @@ def digests(folder: Path) -> dict[str, str]:
         ("sfifteen-tdc1", "serial:///dev/no-such-port", "TransportError", "/dev/no-such-port cannot be opened"),
         ("sfifteen-tdc1", "/dev/ttyACM0", "ConfigurationError", "no known scheme"),
         ("generic-tx", "tcp://127.0.0.1", "ConfigurationError", "port"),
+        ("generic-tx", "tcp://a..b:5", "ConfigurationError", "'a..b' cannot be a host name"),
+        ("generic-tx", "tcp://.:5", "ConfigurationError", "'.' cannot be a host name"),
+        ("idq-id900", f"zmq://{'a' * 70}:5", "ConfigurationError", "cannot be a host name"),
+        ("oz-epc400", "rfc2217://a..b:5", "ConfigurationError", "'a..b' cannot be a host name"),
+        ("srs-dg645", "visa://TCPIP::a..b::5::SOCKET", "ConfigurationError", "'a..b' cannot be a host name"),
+        ("srs-dg645", "visa://TCPIP::a..b::hislip0::INSTR", "ConfigurationError", "'a..b' cannot be a host name"),
+        ("oz-epc400", f"serial:///dev/none?baud={'9' * 20}", "ConfigurationError", "baud is not a number"),
+        ("oz-epc400", f"serial:///dev/none?baud={'9' * 5000}", "ConfigurationError", "baud is not a number"),
     ],
 )
 def test_wrong_unit_or_address(name: str, url: str, error: str, text: str) -> None:
