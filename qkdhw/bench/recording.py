@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -87,7 +88,7 @@ def replay_calls(path: Path) -> int:
     Raises:
         QkdhwError: The driver sends other bytes than then, or a call has another result.
     """
-    header, lines = read_session(path)
+    header, lines = _read(path)
     calls = [line for line in lines if "call" in line]
     if leading := [name for name in header["options"] if name.endswith("_url")]:
         raise ConfigurationError(
@@ -100,7 +101,7 @@ def replay_calls(path: Path) -> int:
             if line["call"] == "close":
                 continue
             found = _outcome(unit, line)
-            wanted = {key: line[key] for key in ("result", "error") if key in line}
+            wanted: dict[str, Any] = {key: line[key] for key in ("result", "error") if key in line}
             if found != wanted:
                 raise ConfigurationError(
                     f"{path}, call {number}, {line['call']}: {_difference(line['call'], found, wanted)}",
@@ -111,7 +112,7 @@ def replay_calls(path: Path) -> int:
 
 def dialogue_test(path: Path) -> str:
     """Return the text of a test that plays a session file lying beside it; nothing of the file stands in it as code."""
-    header, _ = read_session(path)
+    header, _ = _read(path)
     about = f"A session with {header['driver']} of {header['begun']}: same calls, same bytes, same results."
     stem = "".join(c if c.isascii() and c.isalnum() else "_" for c in path.stem)
     return (
@@ -121,6 +122,15 @@ def dialogue_test(path: Path) -> str:
         f"def test_{stem}() -> None:\n"
         f"    assert replay_calls(Path(__file__).parent / {path.name!a}) > 0\n"
     )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Read a session file that `record_unit` made."""
+    header, lines = read_session(path)
+    kinds = {"driver": str, "options": dict, "timeout_s": int | float, "begun": str}
+    if not all(isinstance(header.get(key), kind) for key, kind in kinds.items()) or not header["timeout_s"] > 0:
+        raise ConfigurationError(f"{path} does not say how its unit was opened", remedy="record the session again")
+    return header, lines
 
 
 def jsonable(value: Any) -> Any:
@@ -161,8 +171,13 @@ def _outcome(unit: Any, line: Mapping[str, Any]) -> dict[str, Any]:
     name = line["call"]
     if name.startswith("_") or not callable(getattr(type(unit), name, None)):
         raise ConfigurationError(f"{type(unit).__name__} has no method {name!r}", remedy="record the session again")
+    method, arguments, options = getattr(unit, name), line["arguments"], line["options"]
     try:
-        result = getattr(unit, name)(*line["arguments"], **line["options"])
+        inspect.signature(method).bind(*arguments, **options)
+    except TypeError as error:
+        raise ConfigurationError(f"{name}: {error}", remedy="record the session again") from error
+    try:
+        result = method(*arguments, **options)
     except QkdhwError as error:
         if "error" not in line:
             raise

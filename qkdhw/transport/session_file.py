@@ -94,7 +94,35 @@ def read_session(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     header, *lines = read or [None]
     if not isinstance(header, dict) or header.get("qkdhw_session") != VERSION:
         raise ConfigurationError(f"{path} is no session file of version {VERSION}", remedy="record it again")
+    for number, each in enumerate(lines, 2):
+        if not _is_line(each):
+            raise ConfigurationError(f"{path} is no session file: line {number} is none of a session", remedy=remedy)
     return header, lines
+
+
+def _is_line(line: Any) -> bool:
+    """Say whether a line after the header is one of those that there are."""
+    if not isinstance(line, dict) or type(line.get("t")) not in {int, float}:
+        return False
+    if "call" in line:
+        kinds = {"call": str, "arguments": list, "options": dict}
+        return all(isinstance(line.get(key), kind) for key, kind in kinds.items()) and ("result" in line) != (
+            "error" in line
+        )
+    for keys in ({"dial": int, "keeps_messages": bool, "fresh": bool}, {"nonce": int}, {"idle": bool}, {"lost": str}):
+        if next(iter(keys)) in line:
+            return all(isinstance(line.get(key), kind) for key, kind in keys.items())
+    numbers = line.get("control", [0] * 5)
+    if not isinstance(numbers, list) or [type(each) for each in numbers] != [int] * 5:
+        return False
+    return sum(_is_data(line, key) for key in ("in", "out")) == 1
+
+
+def _is_data(line: Mapping[str, Any], key: str) -> bool:
+    try:
+        return unpacked(line, key) is not None
+    except (AttributeError, TypeError, ValueError):  # no text, or none that was packed
+        return False
 
 
 def packed(key: str, data: bytes) -> dict[str, str]:
@@ -108,5 +136,5 @@ def packed(key: str, data: bytes) -> dict[str, str]:
 def unpacked(line: Mapping[str, Any], key: str) -> bytes | None:
     """Return the bytes of a line, or None if it has none in this direction."""
     if f"{key}64" in line:
-        return base64.b64decode(line[f"{key}64"])
+        return base64.b64decode(line[f"{key}64"], validate=True)
     return line[key].encode("latin-1") if key in line else None

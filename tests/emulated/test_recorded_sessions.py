@@ -151,6 +151,67 @@ def test_what_is_no_session_file_is_told_with_its_line(tmp_path, text, said):
         read_session(file)
 
 
+WRONG_LINES = (
+    '5', 'null', '"x"', '[1]', '{}', '{"t": 0}', '{"in": "a"}', '{"t": "0", "in": "a"}', '{"t": 0, "in": 5}',
+    '{"t": 0, "in": "\u20ac"}', '{"t": 0, "in64": "%"}', '{"t": 0, "in64": 5}', '{"t": 0, "out64": "a"}',
+    '{"t": 0, "in": "a", "out": "a"}', '{"t": 0, "idle": 1}', '{"t": 0, "lost": null}', '{"t": 0, "nonce": "7"}',
+    '{"t": 0, "dial": 1}', '{"t": 0, "control": 5, "in": ""}', '{"t": 0, "control": [1, 2, 3, 4], "in": ""}',
+    '{"t": 0, "control": [1, 2, 3, 4, "5"], "in": ""}', '{"t": 0, "control": [1, 2, 3, 4, 5]}', '{"t": 0, "call": "identify"}',
+    '{"t": 0, "call": 5, "arguments": [], "options": {}, "result": 1}',
+    '{"t": 0, "call": "identify", "arguments": {}, "options": {}, "result": 1}',
+    '{"t": 0, "call": "identify", "arguments": [], "options": {}}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG_LINES)
+def test_a_line_that_is_none_of_a_session_is_told_by_its_number(tmp_path, wrong):
+    file = tmp_path / "x.session"
+    recorded("agilent-8156a", "emu", file, look_around)
+    lines = file.read_text().splitlines()
+    for at in (1, 4, len(lines)):
+        file.write_text("\n".join([*lines[:at], wrong, *lines[at:]]) + "\n")
+        for use in (
+            read_session,
+            replay_calls,
+            dialogue_test,
+            lambda path: open_unit("agilent-8156a", f"replay://{path}"),
+        ):
+            with pytest.raises(ConfigurationError, match=f"line {at + 1} is none of a session"):
+                use(file)
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [("driver", 5), ("driver", "nothing-such"), ("timeout_s", "5"), ("timeout_s", 0), ("options", []), ("options", {"x": 1}),
+     ("begun", None)],
+)  # fmt: skip
+def test_a_header_that_opens_no_unit_is_a_typed_error(tmp_path, key, wrong):
+    file = tmp_path / "x.session"
+    recorded("agilent-8156a", "emu", file, look_around)
+    header, *lines = file.read_text().splitlines()
+    file.write_text("\n".join([json.dumps(json.loads(header) | {key: wrong}), *lines]) + "\n")
+    with pytest.raises(ConfigurationError):
+        replay_calls(file)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"call": "identify", "arguments": [1]},
+        {"call": "read_setting", "arguments": []},
+        {"call": "identify", "options": {"x": 1}},
+    ],
+)
+def test_a_call_that_the_driver_does_not_take_is_a_typed_error(tmp_path, call):
+    file = tmp_path / "x.session"
+    recorded("agilent-8156a", "emu", file, look_around)
+    line = {"t": 0, "arguments": [], "options": {}, "result": None} | call
+    header, *lines = file.read_text().splitlines()
+    file.write_text("\n".join([header, json.dumps(line), *lines]) + "\n")
+    with pytest.raises(ConfigurationError, match=call["call"]):
+        replay_calls(file)
+
+
 def test_nothing_of_a_session_file_becomes_code_or_is_opened(tmp_path):
     file = tmp_path / "evil.session"
     recorded("agilent-8156a", "tcp", file, look_around)
