@@ -79,7 +79,7 @@ def ticks(low: int, high: int) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         match = re.fullmatch(rf"({NUMBER})\s*(?:([KMGT]?)TB)?", text)
-        if match is None or not low <= (value := round(float(match[1]) * PREFIXES[match[2] or ""])) <= high:
+        if match is None or not low <= (value := round(min(float(match[1]) * PREFIXES[match[2] or ""], 1e19))) <= high:
             raise RefusedError(TYPE)
         return f"{value}TB"
 
@@ -90,7 +90,7 @@ def whole(low: int, high: int, *names: str) -> Callable[[str], str]:
     """A whole number, or one of these names."""
 
     def parse(text: str) -> str:
-        if text not in names and not (text.isdecimal() and low <= int(text[:9]) <= high):
+        if text not in names and not (text.isdecimal() and len(text) <= 9 and low <= int(text) <= high):
             raise RefusedError(TYPE)
         return text
 
@@ -106,6 +106,11 @@ def address(*choices: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def _block_of(digits: str) -> int:
+    """The number of a block, 1 if it is left out; nine digits are enough to see that there is no such block."""
+    return int(digits[:9] or 1)
 
 
 def _input_values(block: str, blocks: int) -> tuple[Value, ...]:
@@ -246,13 +251,13 @@ class EmulatedIdqId900:
     def _execute(self, header: str, parameter: str) -> str:
         for pattern, handler in self._queries if header.endswith("?") else self._actions:
             if match := pattern.fullmatch(header):
-                return handler(*(int(n or 1) for n in match.groups()), *([parameter] if parameter else []))
+                return handler(*map(_block_of, match.groups()), *([parameter] if parameter else []))
         asked = header.removesuffix("?")
         for pattern, value in self._values:
             match = pattern.fullmatch(asked)
             if match is None:
                 continue
-            block = int(match[1] or 1) if value.blocks else 0
+            block = _block_of(match[1]) if value.blocks else 0
             if block > value.blocks or (value.blocks and block < 1):
                 break
             if not header.endswith("?"):

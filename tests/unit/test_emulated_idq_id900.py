@@ -101,6 +101,10 @@ def test_any_text_is_answered(text):
         ("DEVI:CONF:LOAD INIT", "INIT"),
         ("DEVI:CONF:LOAD NONE", "SCPI_ERR_PARAM_TYPE"),
         ("HIST1:BCOU 4;:HIST1:DATA?", "4;[0,0,0,0]"),
+        (f"INPU{'9' * 5000}:ENAB?", "SCPI_ERR_INVALID_CMD"),
+        (f"INPU{'9' * 5000}:COUN?", "SCPI_ERR_INVALID_CMD"),
+        (f"REC:NUM {'9' * 5000}", "SCPI_ERR_PARAM_TYPE"),
+        (f"REC:PWID {'9' * 400}", "SCPI_ERR_PARAM_TYPE"),
     ],
 )
 def test_answers(message, answer):
