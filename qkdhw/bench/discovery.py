@@ -76,14 +76,15 @@ def discover(*, network_s: float = 0.0, interfaces: Sequence[str] = ()) -> Disco
     return Discovery(tuple(found), not_looked)
 
 
-def _known_usb_ids() -> dict[str, list[str]]:
+def _known_usb_ids(scheme: str) -> dict[str, list[str]]:
+    """Return the names of drivers by USB ID, of those whose units have addresses of this kind."""
     known: dict[str, list[str]] = {}
     for name in installed_drivers():
         try:
             driver = load_driver(name)
         except ConfigurationError:
             continue
-        for usb_id in getattr(driver, "usb_ids", ()):
+        for usb_id in getattr(driver, "usb_ids", ()) if scheme in getattr(driver, "schemes", ()) else ():
             known.setdefault(usb_id.lower(), []).append(name)
     return known
 
@@ -91,7 +92,7 @@ def _known_usb_ids() -> dict[str, list[str]]:
 def _serial() -> list[Found]:
     from serial.tools import list_ports
 
-    known = _known_usb_ids()
+    known = _known_usb_ids("serial")
     found = []
     for port in sorted(list_ports.comports()):
         usb_id = f"{port.vid:04x}:{port.pid:04x}" if port.vid is not None else ""
@@ -109,12 +110,13 @@ def _usb() -> list[Found]:
         devices = list(usb.core.find(find_all=True))
     except usb.core.NoBackendError as error:
         raise ConfigurationError("libusb is not installed: apt-get install libusb-1.0-0") from error
-    known = _known_usb_ids()
+    known_by_scheme = {scheme: _known_usb_ids(scheme) for scheme in ("visa", "usb")}
     found = []
     for device in devices:
         usb_id = f"{device.idVendor:04x}:{device.idProduct:04x}"
         is_visa = any((i.bInterfaceClass, i.bInterfaceSubClass) == USBTMC for c in device for i in c)
-        if not is_visa and usb_id not in known:  # keyboards and disks
+        known = known_by_scheme["visa" if is_visa else "usb"]
+        if not is_visa and usb_id not in known:  # keyboards and disks, and serial adapters, which are ports
             continue
         serial_number = _usb_text(device, device.iSerialNumber)
         if is_visa:
