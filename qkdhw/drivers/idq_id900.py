@@ -13,8 +13,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -33,6 +33,7 @@ from qkdhw.drivers.idq_data_link import (
     with_missed,
 )
 from qkdhw.drivers.idq_settings import INPUTS, IdqTimeController
+from qkdhw.drivers.setting import Setting
 from qkdhw.drivers.text_instrument import shown
 from qkdhw.errors import (
     CommandRefusedError,
@@ -51,6 +52,11 @@ DATA_LINK_PORT, STREAM_PORT = 6060, 4241  # a stream's port is 4241 and the chan
 DEAD_TIME_PS = 400_000  # IDQ asks for 40 ns or more, and its own examples leave 400
 RECALIBRATION_S = 30.0
 SETTLE_S, POLL_S = 0.3, 0.02  # a record's last sub-acquisitions are there when nothing new has come for so long
+STREAM_SETTINGS = frozenset({
+    "clock_source", "resolution", "input_enabled", "start_enabled", "record_trigger", "record_enabled", "record_count",
+    "record_width_ps", "record_period_ps", "timestamp_source", "timestamp_reference",
+})  # fmt: skip
+"""What a running stream rests on: it is refused until the stream is stopped."""
 QUIET_S, STALL_S = 1.0, 10.0  # when to ask whether the unit still records, and when not to believe it any more
 
 
@@ -238,6 +244,12 @@ class IdqId900(IdqTimeController):
     def _check_not_running(self) -> None:
         if self._state == "running":
             raise UnitStateError("this would disturb the ID900's running stream", remedy="stop it first")
+
+    def _plan(self, settings: Mapping[str, Any]) -> list[tuple[Setting[Any], int | None, Any]]:
+        plan = super()._plan(settings)
+        if STREAM_SETTINGS.intersection(settings):
+            self._check_not_running()
+        return plan
 
     def _checked_channels(self, channels: Sequence[int] | None) -> tuple[int, ...]:
         if channels is None:

@@ -319,6 +319,26 @@ def test_a_record_cannot_be_disturbed_by_accident():
         assert unit.record_stage == "IDLE"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("record_width_ps", 10**10), ("record_period_ps", 2 * 10**11), ("record_enabled", False), ("record_count", 3),
+     ("record_trigger", "AUTO"), ("input_enabled", {1: False}), ("timestamp_source", {1: "TSCO6"}),
+     ("timestamp_reference", {1: "STAR"}), ("start_enabled", False), ("clock_source", "EXTERNAL"),
+     ("resolution", "HIRES")],
+)  # fmt: skip
+def test_what_a_running_stream_rests_on_cannot_be_set_and_nothing_is_sent(name, value):
+    with bench() as (unit, _):
+        unit.start((1, 2))
+        before = unit.snapshot()
+        with pytest.raises(UnitStateError):
+            unit.configure({"threshold_v": {1: 1.0}, name: value})
+        assert unit.snapshot() == before
+        unit.configure({"threshold_v": {1: 1.0}})
+        assert len(unit.read_block(100, timeout_s=5.0)) == 100
+        unit.stop()
+        unit.configure({name: value})
+
+
 def test_counts_and_histogram():
     with bench(pace=1.0, rate_1_hz=1e6, rate_2_hz=0) as (unit, _):
         unit.counter_gate_ms = 20
