@@ -48,7 +48,10 @@ def emulate(
     path: Annotated[Path | None, typer.Option(help="With pty: symbolic link to the terminal.")] = None,
     seed: Seed = 1,
     pace: Annotated[
-        str, typer.Option(help='Bench seconds per second, or "none": every wait of a unit is jumped over.')
+        str,
+        typer.Option(
+            help='Bench seconds per second, or "none": every wait of a unit is jumped over. Streams of events run as fast as they are read.'
+        ),
     ] = "1",
     control: Annotated[Path | None, typer.Option(help="Serve a control socket here.")] = None,
     fault: Faults = None,

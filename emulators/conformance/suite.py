@@ -12,7 +12,7 @@ from typing import Any
 from qkdhw.errors import QkdhwError
 from qkdhw.model import UnitInfo
 from qkdhw.version import __version__
-from qkdhw_emulators.conformance import fault_checks, setting_checks, stream_checks
+from qkdhw_emulators.conformance import fault_checks, safety_checks, setting_checks, stream_checks
 from qkdhw_emulators.conformance.subject import BrokenRuleError, NotApplicableError, NotTriedError, Subject
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
@@ -37,6 +37,10 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     fault_checks.check_stuck_value,
     fault_checks.check_late_replies,
     fault_checks.check_reconnect,
+    safety_checks.check_outputs_stay_off,
+    safety_checks.check_lost_settings,
+    safety_checks.check_another_unit,
+    safety_checks.check_waits_end,
     stream_checks.check_faults_in_a_stream,
 )
 
@@ -44,6 +48,7 @@ WITHOUT_A_UNIT = frozenset({setting_checks.check_description})
 NEED_SETTINGS = frozenset({
     setting_checks.check_snapshot_and_restore, fault_checks.check_line_faults, fault_checks.check_faults_while_setting,
     fault_checks.check_stuck_value, fault_checks.check_late_replies, fault_checks.check_reconnect,
+    safety_checks.check_lost_settings,
 })  # fmt: skip
 
 

@@ -1,14 +1,17 @@
 """Drivers of the templates' units, each with a mistake that their authors could make: the suite finds it and names it."""
 
 import re
+from contextlib import suppress
 from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from qkdhw.drivers.agilent_attenuator import Agilent8156A
 from qkdhw.drivers.setting import Reply, Setting
 from qkdhw.drivers.text_instrument import TextInstrument
+from qkdhw.drivers.thorlabs_itc4000 import ThorlabsItc4000
 from qkdhw.errors import TransportTimeoutError, UnitError
 from qkdhw.transport import open_transport
 from qkdhw_emulators.conformance.report import html_report
@@ -17,7 +20,9 @@ from qkdhw_emulators.conformance.suite import Verdict, report_of, run_suite
 from qkdhw_emulators.faults import Fault
 from qkdhw_emulators.serve import serve_unit
 from qkdhw_emulators.templates.time_tagger import AcmeRx9, EmulatedAcmeRx9
+from qkdhw_emulators.units.agilent_attenuator import EmulatedAgilent8156A
 from qkdhw_emulators.units.table_unit import Entry, TableUnit
+from qkdhw_emulators.units.thorlabs_itc4000 import EmulatedThorlabsItc4000
 from qkdhw_emulators.world import World
 
 TIMEOUT_S = 0.2
@@ -287,3 +292,60 @@ def test_the_report_says_which_unit_it_was_and_failures_first():
     faults = ("line faults", "faults while setting", "unit faults", "stuck value", "late replies", "reconnect")
     assert {of_a_real_one[each] for each in faults} == {Verdict.NOT_TRIED}
     assert of_a_real_one["settings round trip"] is Verdict.PASSED
+
+
+class LightComesBack(ThorlabsItc4000):
+    """Sets the light again as any other setting."""
+
+    laser_on = Setting(bool, query="OUTP?", command="OUTP {value:d}", restore=True, doc="Whether there is light.")
+
+
+class TakesAnyUnit(Agilent8156A):
+    """Does not mind another unit after a reconnect."""
+
+    def _recover(self):
+        self._info = None
+        super()._recover()
+
+
+class Trusting(Agilent8156A):
+    """Sets again what was lost, and never looks what came of it."""
+
+    def _recover(self):
+        applied, self._applied = self._applied, {}
+        super()._recover()
+        self._applied = applied
+        for (name, channel), value in applied.items():
+            self._write_value(self._setting(name), channel, value)
+
+
+class Stubborn(Agilent8156A):
+    """Asks a silent unit again and again, whatever it was told about time."""
+
+    def _retried(self, exchange, *, retry=True):
+        for _ in range(60):
+            with suppress(TransportTimeoutError):
+                return super()._retried(exchange, retry=False)
+        return super()._retried(exchange, retry=retry)
+
+
+@pytest.mark.parametrize(
+    ("right", "broken", "emulator", "check", "said"),
+    [
+        (
+            ThorlabsItc4000,
+            LightComesBack,
+            EmulatedThorlabsItc4000,
+            "outputs stay off",
+            "the light is off after a power cut",
+        ),
+        (Agilent8156A, TakesAnyUnit, EmulatedAgilent8156A, "another unit", "another firmware"),
+        (Agilent8156A, Trusting, EmulatedAgilent8156A, "lost settings", "could not be set again"),
+        (Agilent8156A, Stubborn, EmulatedAgilent8156A, "waits end", "of a silent unit ends"),
+    ],
+)
+def test_what_must_never_happen_by_itself_is_found_out(right, broken, emulator, check, said):
+    assert said_of(right, emulator, check)[check] == (Verdict.PASSED, "")
+    verdict, detail = said_of(broken, emulator, check)[check]
+    assert verdict is Verdict.FAILED
+    assert said in detail
