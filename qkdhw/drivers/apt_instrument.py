@@ -137,8 +137,7 @@ class AptInstrument(Instrument):
             seen += piece
             del seen[:-8192]
         if not self._link.fresh_when_reopened:
-            while time.monotonic() < deadline_s and self._link.read_available(4096, timeout_s=QUIET_S):
-                pass
+            self._link.read_until_quiet(QUIET_S, timeout_s=self._timeout_s)
         self._unacknowledged = 0
 
     def _identify(self) -> UnitInfo:
@@ -167,11 +166,13 @@ class AptInstrument(Instrument):
 
         Raises:
             CommandRefusedError: The unit refuses the question or the command before it.
-            WireFormatError: An answer came that nobody asked for.
+            WireFormatError: An answer came that nobody asked for, or other packets without end.
         """
+        deadline_s = time.monotonic() + self._timeout_s
         try:
             while piece := self._link.read_available(HEADER_BYTES, timeout_s=0.0):
                 self._notice(self._read_packet(self._timeout_s, piece), request)
+                self._check_deadline(deadline_s)
         except WireFormatError:  # an answer that nobody waits for any more
             self._synchronise()
         if self._unacknowledged >= ACKNOWLEDGE_AFTER:
@@ -184,6 +185,15 @@ class AptInstrument(Instrument):
             if packet.message == request + 1 and packet.channel in {None, first}:
                 return packet
             self._notice(packet, request)
+            self._check_deadline(deadline_s)
+
+    def _check_deadline(self, deadline_s: float) -> None:
+        """Give up on a unit whose packets follow each other so closely that no wait for one comes to its end."""
+        if time.monotonic() > deadline_s:
+            raise WireFormatError(
+                f"{self._link.url} keeps sending packets that nobody asked for",
+                remedy="check that the address leads to the right unit",
+            )
 
     def _read_packet(self, timeout_s: float, begun: bytes = b"") -> Packet:
         header = begun + self._link.read_exactly(HEADER_BYTES - len(begun), timeout_s=timeout_s)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from qkdhw.drivers.instrument import ErrorStyle
 from qkdhw.drivers.setting import ChannelSetting, Reply, Setting
-from qkdhw.drivers.text_instrument import LINE_LIMIT_BYTES, QUIET_S, TextInstrument, decoded, shown
+from qkdhw.drivers.text_instrument import QUIET_S, TextInstrument, decoded, shown
 from qkdhw.errors import CommandRefusedError, TransportTimeoutError, UnitError, UnitStateError, WireFormatError
 from qkdhw.interfaces import Transport
 from qkdhw.model import UnitInfo
@@ -44,8 +44,7 @@ class OzInstrument(TextInstrument):
         """As for text, and skip the rest of an answer of several lines."""
         super()._synchronise()
         if self._link.fresh_when_reopened:  # on others it was skipped
-            while self._link.read_available(LINE_LIMIT_BYTES, timeout_s=QUIET_S):
-                pass
+            self._link.read_until_quiet(QUIET_S, timeout_s=self._timeout_s)
 
     def _identify(self) -> UnitInfo:
         lines = self._ask_lines(self.challenge)

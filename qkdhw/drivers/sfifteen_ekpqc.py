@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from qkdhw.drivers.instrument import ErrorStyle
 from qkdhw.drivers.setting import Reply, Setting
-from qkdhw.drivers.text_instrument import LINE_LIMIT_BYTES, QUIET_S, TextInstrument, number_of
+from qkdhw.drivers.text_instrument import QUIET_S, TextInstrument, number_of
 from qkdhw.errors import (
     CommandRefusedError,
     ConfigurationError,
@@ -143,8 +143,7 @@ class EkpqcBoard(TextInstrument):
                     f"{self._link.url} did not answer {self.challenge} within {BOOT_TIMEOUT_S} s",
                     remedy="check the address, the baud rate (38400) and the cable",
                 )
-        while self._link.read_available(LINE_LIMIT_BYTES, timeout_s=QUIET_S):
-            pass
+        self._link.read_until_quiet(QUIET_S, timeout_s=self._timeout_s)
 
     def _challenge_answered(self) -> bool:
         self._write_line(self.challenge)
@@ -163,7 +162,7 @@ class EkpqcBoard(TextInstrument):
         name = self._answer(self.challenge)
         if name != "Quantum":
             raise UnitError(
-                f"this is not a box of the EKPQC kit with its quantum firmware, but {name[:20]!r}",
+                f"this is not a box of the EKPQC kit with its quantum firmware: {len(name)} other characters answered",
                 remedy="check the address: the kit has a board for the classical channel too",
             )
         return UnitInfo(self.vendor, self.model, "", firmware=name)

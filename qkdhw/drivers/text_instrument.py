@@ -51,6 +51,7 @@ class TextInstrument(Instrument):
         Raises:
             UnitError: On opening: what answered is another unit.
             TransportTimeoutError: Nothing answered, or not the challenge.
+            WireFormatError: The unit keeps sending.
         """
         self._link.discard_input()
         self._write_line(self.challenge)
@@ -70,8 +71,7 @@ class TextInstrument(Instrument):
             if left_s <= 0 and not self._is_challenge_answer(line):
                 raise self._no_answer(line or other)
         if not self._link.fresh_when_reopened:
-            while self._link.read_available(LINE_LIMIT_BYTES, timeout_s=QUIET_S):
-                pass
+            self._link.read_until_quiet(QUIET_S, timeout_s=self._timeout_s)
 
     def _no_answer(self, other: str) -> UnitError | TransportTimeoutError:
         """Say that the challenge was not answered, or by what other line; once opened, that may be an old answer."""

@@ -71,7 +71,7 @@ class Rfc2217Wire:
             self._flush(0.0)
             left_s = max(0.0, deadline_s - time.monotonic())
             data = self._tcp.receive(limit, timeout_s=left_s)
-            if (plain := self._plain(data)) or (not data and left_s == 0.0):
+            if (plain := self._plain(data)) or left_s == 0.0:  # Telnet commands alone do not keep it waiting
                 return plain
 
     def send(self, data: memoryview, *, timeout_s: float) -> int:
@@ -111,10 +111,9 @@ class Rfc2217Wire:
         while not done():
             left_s = deadline_s - time.monotonic()
             self._flush(max(0.0, left_s))
-            data = self._tcp.receive(CHUNK_BYTES, timeout_s=max(0.0, left_s))
-            if not data and left_s <= 0:
+            self._plain(self._tcp.receive(CHUNK_BYTES, timeout_s=max(0.0, left_s)))
+            if left_s <= 0 and not done():
                 raise TransportTimeoutError(f"{lack} in time")
-            self._plain(data)
 
     def _flush(self, timeout_s: float) -> bool:
         """Send what waits to be sent; False if some of it still waits at the deadline."""
