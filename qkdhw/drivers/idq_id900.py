@@ -40,6 +40,7 @@ from qkdhw.errors import (
     ConfigurationError,
     EventOverflowError,
     QkdhwError,
+    TransportClosedError,
     TransportError,
     TransportTimeoutError,
     UnitStateError,
@@ -79,6 +80,7 @@ class IdqId900(IdqTimeController):
         self._data_link: DataLink | None = None
         self._stream_lock = threading.RLock()
         self._state = "idle"  # idle, running, broken: a stream ended by an error
+        self._closed = False
         self._merged: MergedStreams | None = None
         self._rest: DetectionBlock | None = None
         self._raw_errors: dict[int, int] = {}
@@ -152,7 +154,8 @@ class IdqId900(IdqTimeController):
         Raises:
             ValueError: `max_events` is below 1.
             NonMonotonicTimeError, WireFormatError: A time cannot be true. The stream is over.
-            TransportClosedError: The service has gone. The stream is over.
+            TransportClosedError: The service has gone, and the stream is over; or the unit was closed, and what had
+                come before was read.
             UnitStateError: The record has ended or has stalled, or an earlier error ended the stream.
         """
         if max_events < 1:
@@ -163,6 +166,8 @@ class IdqId900(IdqTimeController):
             if self._rest is None and self._merged is not None:
                 self._receive(self._merged, timeout_s)
             if self._rest is None:
+                if self._closed:
+                    raise TransportClosedError(f"{self._link.url} is closed", remedy="open the unit again")
                 nothing = np.empty(0, np.uint8)
                 return DetectionBlock(np.empty(0, np.int64), nothing, nothing, TICK_PS)
             block, self._rest = split_block(self._rest, max_events)
@@ -230,6 +235,9 @@ class IdqId900(IdqTimeController):
             with contextlib.suppress(QkdhwError):  # the links may be gone; starting again cleans up
                 self.stop()
         finally:
+            self._state, self._closed = "idle", True
+            if self._merged is not None:
+                self._merged.close()
             if self._data_link is not None:
                 self._data_link.close()
             super().close()

@@ -14,6 +14,7 @@ from qkdhw.errors import (
     ConfigurationError,
     EventOverflowError,
     NonMonotonicTimeError,
+    TransportClosedError,
     TransportError,
     UnitError,
     UnitStateError,
@@ -337,6 +338,38 @@ def test_what_a_running_stream_rests_on_cannot_be_set_and_nothing_is_sent(name, 
         assert len(unit.read_block(100, timeout_s=5.0)) == 100
         unit.stop()
         unit.configure({name: value})
+
+
+def test_a_closed_unit_hands_out_what_had_come_and_then_says_that_it_is_closed():
+    with bench() as (unit, _):
+        unit.start((1,), sub_acquisition_s=0.05)
+        first = unit.read_block(100, timeout_s=5.0)
+        unit.close()
+        times, _, _ = joined([first, unit.read_block(1 << 20)])
+        assert len(times) == 2501
+        for _ in range(2):
+            with pytest.raises(TransportClosedError, match="is closed"):
+                [unit.read_block(1 << 20) for _ in range(10_000)]
+
+
+def test_a_unit_that_never_streamed_says_that_it_is_closed():
+    with bench() as (unit, _):
+        assert len(unit.read_block(10, timeout_s=0.01)) == 0
+        unit.close()
+        with pytest.raises(TransportClosedError):
+            unit.read_block(10)
+
+
+def test_closing_without_the_unit_closes_the_streams_too():
+    with bench() as (unit, served):
+        unit.start((1,))
+        (stream,) = unit._merged.streams.values()
+        served.faults.add(Fault.SILENT)
+        unit.close()
+        with pytest.raises(TransportClosedError):
+            stream.link.read_message(timeout_s=0.01)
+        with pytest.raises(TransportClosedError, match="is closed"):
+            [unit.read_block(1 << 20) for _ in range(10_000)]
 
 
 def test_counts_and_histogram():
