@@ -108,7 +108,7 @@ def read_bench_file(path: Path | str) -> BenchFile:
         where = ".".join(map(str, first["loc"]))
         text = _said(first)
         raise ConfigurationError(f"bench file {path}: {where + ': ' if where else ''}{text}", remedy=_REMEDY) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"bench file {path} is not TOML: {error}", remedy=_REMEDY) from error
 
 

@@ -14,7 +14,7 @@ def place_of(text: str) -> tuple[str, int | None]:
     name, dot, channel = text.partition(".")
     if not dot:
         return name, None
-    if not (channel.isascii() and channel.isdigit()):
+    if not (channel.isascii() and channel.isdigit() and len(channel) < 10):
         raise ConfigurationError(f"{text!r}: {channel!r} is no channel number", remedy="write SETTING or SETTING.2")
     return name, int(channel)
 
@@ -28,10 +28,15 @@ def parsed(settings: dict[str, Setting[Any]], changes: Sequence[str]) -> dict[st
             raise ConfigurationError(f"{change!r} is no change", remedy="write SETTING=VALUE or SETTING.2=VALUE")
         name, channel = place_of(place)
         value = _value(settings.get(name), text)
+        before = wanted.setdefault(name, {})
+        if before != {} and (channel is None or not isinstance(before, dict) or channel in before):
+            raise ConfigurationError(
+                f"{change!r}: {name} is changed already", remedy="change it once, as a whole or each channel of it"
+            )
         if channel is None:
             wanted[name] = value
         else:
-            wanted.setdefault(name, {})[channel] = value
+            before[channel] = value
     return wanted
 
 

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from qkdhw.cli.console import JsonOption, out, plain, print_json
-from qkdhw.cli.target import BenchOption, NameArgument, TimeoutOption, UrlArgument, target_of
+from qkdhw.cli.target import LONGEST_S, BenchOption, NameArgument, TimeoutOption, UrlArgument, target_of
 from qkdhw.errors import NotSupportedError
 from qkdhw.interfaces import Counter, PhotonDetector, TimeTagger
 from qkdhw.model import EventKind
@@ -27,7 +27,10 @@ def counts(
     bench: BenchOption = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on, until Ctrl-C or --count.")] = False,
     interval_s: Annotated[
-        float, typer.Option("--interval", metavar="SECONDS", min=0.05, help="How often; of a tagger also how long.")
+        float,
+        typer.Option(
+            "--interval", metavar="SECONDS", min=0.05, max=LONGEST_S, help="How often; of a tagger also how long."
+        ),
     ] = 1.0,
     count: Annotated[int, typer.Option(min=0, help="With --watch: how many times; 0 until Ctrl-C.")] = 0,
     timeout_s: TimeoutOption = 5.0,

@@ -23,7 +23,7 @@ from qkdhw.bench.lease import holders
 from qkdhw.cli.changes import flat, parsed, place_of
 from qkdhw.cli.console import JsonOption, out, plain, print_error, print_json
 from qkdhw.cli.counts import counts
-from qkdhw.cli.target import BenchOption, NameArgument, TimeoutOption, UrlArgument, target_of
+from qkdhw.cli.target import LONGEST_S, BenchOption, NameArgument, TimeoutOption, UrlArgument, target_of
 from qkdhw.drivers import installed_drivers, load_driver
 from qkdhw.drivers.setting import Setting, settings_of
 from qkdhw.errors import ConfigurationError
@@ -42,6 +42,7 @@ def list_devices(
             "--network",
             metavar="SECONDS",
             min=0,
+            max=LONGEST_S,
             help="Ask the local network too (mDNS, VXI-11); answers take up to 3 s.",
         ),
     ] = 0.0,
@@ -189,7 +190,9 @@ def watch(
         list[str] | None, typer.Argument(metavar="[SETTING[.CHANNEL]]...", help="What; the status if left out.")
     ] = None,
     bench: BenchOption = None,
-    interval_s: Annotated[float, typer.Option("--interval", metavar="SECONDS", min=0.05, help="How often.")] = 1.0,
+    interval_s: Annotated[
+        float, typer.Option("--interval", metavar="SECONDS", min=0.05, max=LONGEST_S, help="How often.")
+    ] = 1.0,
     count: Annotated[int, typer.Option(min=0, help="How many times; 0 until Ctrl-C.")] = 0,
     timeout_s: TimeoutOption = 5.0,
     as_json: JsonOption = False,
@@ -339,7 +342,7 @@ def _print_found(discovery: Discovery) -> None:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} is not JSON: {error}", remedy="make it by `devices get --json`") from error
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from qkdhw.bench import open_bench, record_events
 from qkdhw.cli.console import JsonOption, err, out, plain, print_json
+from qkdhw.cli.target import TimeoutOption
 from qkdhw.errors import ConfigurationError
 from qkdhw.formats import FORMATS, EventCounter, EventFile, EventReport, open_events, write_events
 from qkdhw.model import DetectionBlock
@@ -97,7 +98,7 @@ def record(
         str | None, typer.Option("--out-format", help="Format of OUT; taken from its name if not given.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT and OUT.json if they exist.")] = False,
-    timeout_s: Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Longest wait.")] = 5.0,
+    timeout_s: TimeoutOption = 5.0,
     as_json: JsonOption = False,
 ) -> None:
     """Record a tagger's events for a while. They are raw key: only their owner may read the file."""

@@ -35,7 +35,10 @@ UrlArgument = Annotated[
 BenchOption = Annotated[
     Path | None, typer.Option("--bench", metavar="FILE", help="The unit of this name in a bench file, without a URL.")
 ]
-TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Longest wait.")]
+LONGEST_S = 3600.0  # of anything on the command line
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.1, max=LONGEST_S, help="Longest wait.")
+]
 
 
 @dataclass(frozen=True, slots=True)

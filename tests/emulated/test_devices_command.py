@@ -74,12 +74,42 @@ def test_set_reads_back_what_the_unit_has_and_json_is_a_snapshot(tmp_path):
         ("attenuation=3", "no setting"),
         ("attenuation_db", "no change"),
         ("attenuation_db.2=3", "wrong form"),
+        (f"attenuation_db.{'9' * 5000}=3", "no channel number"),
     ],
 )
 def test_a_wrong_change_names_its_field(change, text):
     with pytest.raises(ConfigurationError, match=text) as raised:
         run("set", *ATTENUATOR, change)
     assert raised.value.remedy
+
+
+@pytest.mark.parametrize(
+    "changes", [("delay_s=0", "delay_s.2=1"), ("delay_s.2=1", "delay_s=2"), ("delay_s.2=1", "delay_s.2=2")]
+)
+def test_a_setting_is_not_changed_twice_in_one_command(changes):
+    with pytest.raises(ConfigurationError, match="changed already"):
+        run("set", "srs-dg645", "emu://srs-dg645", *changes)
+
+
+@pytest.mark.parametrize("text", ["[1]", "[" * 100_000, '{"settings": [1]}'])
+def test_what_is_no_snapshot_is_refused(tmp_path, text):
+    (tmp_path / "no.json").write_text(text)
+    with pytest.raises(ConfigurationError, match=r"no snapshot|is not JSON"):
+        run("set", *ATTENUATOR, "--from", str(tmp_path / "no.json"))
+
+
+def test_a_deeply_nested_bench_file_is_refused(tmp_path):
+    (tmp_path / "deep.toml").write_text("a=" + "[" * 50_000)
+    with pytest.raises(ConfigurationError, match=r"deep\.toml is not TOML"):
+        run("list", "--bench", str(tmp_path / "deep.toml"))
+
+
+@pytest.mark.parametrize("option", ["--timeout", "--interval"])
+@pytest.mark.parametrize("seconds", ["inf", "1e300", "nan"])
+def test_a_wait_that_no_clock_can_take_is_refused(option, seconds):
+    done = run("watch", *ATTENUATOR, "--count", "1", option, seconds)
+    assert done.exit_code == 2
+    assert option in done.output
 
 
 def test_get_one_setting_and_watch_lines_of_json():
