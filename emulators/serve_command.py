@@ -114,14 +114,12 @@ def link_command(
 def run_command(arguments: list[str] | None = None) -> int:
     """Run `qkdhw emulate` outside of qkdhw's own command line and return the exit code."""
     try:
-        app(arguments, standalone_mode=False)
+        app(arguments)
     except QkdhwError as error:
         typer.echo(f"error: {error} {error.remedy}".rstrip(), err=True)
         return 1
-    except typer.Exit as ended:
-        return ended.exit_code
-    except typer.Abort:
-        return 130
+    except SystemExit as ended:
+        return int(ended.code or 0)
     return 0
 
 

@@ -368,3 +368,21 @@ def test_the_lines_of_a_check_can_be_kept_by_a_pipe():
     assert lines[-1].startswith("agilent-8156a conforms")
     assert len([line for line in lines if line.startswith("passed")]) > 5
     assert all(line.startswith(("passed", "not applicable", "agilent-8156a")) for line in lines)  # none is broken
+
+
+# --- python -m qkdhw_emulators ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--help"], 0, ""),
+        (["link", "--loss-db", "much"], 2, "--loss-db"),
+        (["nothing-such"], 2, "nothing-such"),
+        (["link", "--loss-db", "-5"], 1, "error: link parameter loss_db is -5.0"),
+    ],
+)
+def test_the_emulators_alone_end_with_a_code_and_without_a_traceback(arguments, code, said):
+    command = [sys.executable, "-m", "qkdhw_emulators", *arguments]
+    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
