@@ -67,7 +67,11 @@ def place_of(url: str) -> Place:
     Raises:
         ConfigurationError: It is not of this machine, or no emulator can be there.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 0 if parts.scheme in {"tcp", "zmq", "rfc2217"} else 0
+    except ValueError as error:
+        raise ConfigurationError(f"{url} cannot be served: {error}", remedy="Use a port from 0 to 65535.") from error
     if parts.scheme == "visa":
         return _visa_place(url)
     if parts.scheme == "serial":
@@ -79,7 +83,7 @@ def place_of(url: str) -> Place:
             f"{url} cannot be emulated", remedy="Use a tcp, serial, zmq, rfc2217, visa, usb or emu address."
         )
     _check_local(url, parts.hostname or "")
-    return Place(ServedOn(parts.scheme), port=parts.port or 0)
+    return Place(ServedOn(parts.scheme), port=port)
 
 
 def _visa_place(url: str) -> Place:
@@ -89,7 +93,12 @@ def _visa_place(url: str) -> Place:
             found = match.groupdict()
             _check_local(url, found.get("host") or "")
             path = Path(found["path"]) if found.get("path") else None
-            return Place(ServedOn(on), port=int(found.get("port") or 0), path=path)
+            port = found.get("port") or "0"
+            if len(port) > 5 or int(port) > 65535:
+                raise ConfigurationError(
+                    f"{url} cannot be served: no port {port}", remedy="Use a port from 0 to 65535."
+                )
+            return Place(ServedOn(on), port=int(port), path=path)
     raise ConfigurationError(f"{url} cannot be emulated", remedy="Use a TCPIP, USB or ASRL resource.")
 
 

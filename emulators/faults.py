@@ -16,7 +16,7 @@ import numpy as np
 from qkdhw.errors import ConfigurationError
 
 SLIP_EVERY_BYTES = 1 << 16
-DELAY_S, LATE_S = 0.05, 1.0
+DELAY_S, LATE_S, LONGEST_S = 0.05, 1.0, 3600.0
 
 
 @unique
@@ -134,7 +134,7 @@ class FaultSwitches:
             fault: Which.
             rate: Probability of striking at each chance, 0 to 1.
             count: It goes off after striking this often; None for never.
-            seconds: Of `DELAY` and `LATE_REPLY`: how late.
+            seconds: Of `DELAY` and `LATE_REPLY`: how late, 0 to 3600.
 
         Raises:
             ConfigurationError: A value is wrong, or the unit that is served cannot have this fault.
@@ -144,6 +144,8 @@ class FaultSwitches:
             raise ConfigurationError(
                 f"fault {fault}: rate {rate}, count {count}", remedy="Use a rate from 0 to 1 and a count above 0."
             )
+        if seconds is not None and not 0 <= seconds <= LONGEST_S:
+            raise ConfigurationError(f"fault {fault}: seconds {seconds}", remedy=f"Use 0 to {LONGEST_S:g} seconds.")
         usual_s = LATE_S if fault is Fault.LATE_REPLY else DELAY_S
         self._on[fault] = _Switch(rate, count, usual_s if seconds is None else seconds)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import keyword
 import re
 import sys
 from dataclasses import dataclass
@@ -172,7 +173,7 @@ def names_of(name: str, vendor: str | None = None) -> Names:
     Raises:
         ConfigurationError: A name cannot be one.
     """
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ConfigurationError(
             f"a unit cannot be called {name!r}", remedy="use words of a-z and 0-9 with hyphens between, as acme-rx9"
         )
