@@ -27,6 +27,7 @@ from qkdhw.cli.target import LONGEST_S, BenchOption, NameArgument, TimeoutOption
 from qkdhw.drivers import installed_drivers, load_driver
 from qkdhw.drivers.setting import Setting, settings_of
 from qkdhw.errors import ConfigurationError
+from qkdhw.interfaces import TimeTagger
 
 app = typer.Typer(
     help="Find QKD units and instruments, ask them who and how they are, change, watch, record and emulate them.",
@@ -247,7 +248,10 @@ def record(
     if not given:
         raise typer.BadParameter("Missing argument 'FILE'.")
     path = Path(given[0])
-    wanted = parsed(settings_of(load_driver(target.name)), given[1:])
+    driver = load_driver(target.name)
+    wanted = parsed(settings_of(driver), given[1:])
+    if events and not issubclass(driver, TimeTagger):
+        raise ConfigurationError(f"{target.name} is no time tagger: it has no events", remedy="leave --events out")
     with record_unit(target.name, target.url, path, timeout_s=timeout_s, **target.options) as unit:
         unit.identify()
         unit.snapshot()

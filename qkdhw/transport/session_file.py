@@ -33,6 +33,8 @@ VERSION = 1
 class SessionWriter:
     """Writes a session file; a context manager, safe for several threads.
 
+    An error before the first call leaves no file behind.
+
     Args:
         path: A file that is not there yet.
         header: Facts about the session, JSON-able.
@@ -44,12 +46,14 @@ class SessionWriter:
         except OSError as error:
             raise ConfigurationError(f"session file {path}: {error.strerror}", remedy="name a new file") from error
         self._file = os.fdopen(descriptor, "w", encoding="utf-8")
+        self._path, self._has_calls = path, False
         self._lock = threading.Lock()
         self._begun_s = time.monotonic()
         self._write({"qkdhw_session": VERSION, **header})
 
     def note(self, what: Mapping[str, Any]) -> None:
         """Write a line with the time."""
+        self._has_calls |= "call" in what
         self._write({"t": round(time.monotonic() - self._begun_s, 6), **what})
 
     def close(self) -> None:
@@ -70,6 +74,8 @@ class SessionWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if kind is not None and not self._has_calls:
+            self._path.unlink(missing_ok=True)
 
 
 def read_session(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -98,6 +98,20 @@ def test_what_is_no_snapshot_is_refused(tmp_path, text):
         run("set", *ATTENUATOR, "--from", str(tmp_path / "no.json"))
 
 
+@pytest.mark.parametrize(
+    ("unit", "options", "error"),
+    [
+        (("srs-dg645", "emu://srs-dg645"), ("--events", "10"), ConfigurationError),
+        (("srs-dg645", "tcp://127.0.0.1:1"), (), TransportError),
+        (("srs-dg645", "emu://srs-dg645?fault=wrong-identity"), (), UnitError),
+    ],
+)
+def test_a_recording_that_never_began_leaves_no_file(tmp_path, unit, options, error):
+    with pytest.raises(error):
+        run("record", *unit, str(tmp_path / "s"), *options)
+    assert not (tmp_path / "s").exists()
+
+
 def test_a_deeply_nested_bench_file_is_refused(tmp_path):
     (tmp_path / "deep.toml").write_text("a=" + "[" * 50_000)
     with pytest.raises(ConfigurationError, match=r"deep\.toml is not TOML"):
