@@ -158,23 +158,28 @@ class CqtFx2(Instrument):
         Raises:
             UnitStateError: It runs already.
         """
-        if self._state == "running":
+        with self._exchange():  # the state is looked at with the link held: another thread may start too
+            runs = self._state == "running"
+            if not runs:
+                self._start()
+        if runs:
             raise UnitStateError("the card's stream runs already", remedy="stop it first")
-        with self._exchange():
-            for command in (Command.RESET, Command.RESET_FIFO, Command.INIT_FIFO):
-                self._tell(command)
-            self._drain_events()
-            self._tell(Command.AUTOFLUSH, AUTOFLUSH)
-            self._tell(Command.START_TRANSFER)
-            self._tell(Command.RELEASE)
-            self._received.clear()
-            self._clock[:] = 0, -1
-            self._oddities[:] = 0
-            self._phase_of[:] = -1
-            self._phase_of[list(self.phase_codes)] = list(self.phase_codes.values())
-            self._photons = 0
-            self._overflowing = self._overflowed = False
-            self._state = "running"
+
+    def _start(self) -> None:
+        for command in (Command.RESET, Command.RESET_FIFO, Command.INIT_FIFO):
+            self._tell(command)
+        self._drain_events()
+        self._tell(Command.AUTOFLUSH, AUTOFLUSH)
+        self._tell(Command.START_TRANSFER)
+        self._tell(Command.RELEASE)
+        self._received.clear()
+        self._clock[:] = 0, -1
+        self._oddities[:] = 0
+        self._phase_of[:] = -1
+        self._phase_of[list(self.phase_codes)] = list(self.phase_codes.values())
+        self._photons = 0
+        self._overflowing = self._overflowed = False
+        self._state = "running"
 
     def stop(self) -> None:
         """Stop the stream; events that were on their way stay readable by `read_block`.
@@ -315,7 +320,8 @@ class CqtFx2(Instrument):
         while answers[-CHALLENGE_BITS:] != wanted:
             answers.append(bool(self._read_answer(max(0.0, deadline_s - time.monotonic())) & INHIBITED))
         while self._link.read_available(1, timeout_s=QUIET_S):
-            pass
+            if time.monotonic() > deadline_s:
+                raise WireFormatError("the card keeps sending answers to no question", remedy="restart the card")
         self._tell(Command.INHIBIT)
         self._tell(Command.RESET_FIFO)
 

@@ -43,9 +43,12 @@ class TextTagger(TextInstrument):
         Raises:
             UnitStateError: It runs already.
         """
-        if self.running:
+        with self._exchange():  # asked and started with the link held: another thread may start too
+            runs = self.running
+            if not runs:
+                self.configure({"running": True})
+        if runs:
             raise UnitStateError(f"the {self.model} runs already", remedy="stop it first")
-        self.configure({"running": True})
 
     def stop(self) -> None:
         """Stop the stream, if one runs."""

@@ -136,6 +136,14 @@ def test_a_card_that_says_nothing():
         pass
 
 
+def test_a_card_that_never_stops_answering_is_named():
+    last = max(i for i, (packet, *_) in enumerate(IN_STEP) if packet == b"\x03\x10\x00")
+    packet, answer = IN_STEP[last]
+    turns = [*IN_STEP[:last], (packet, answer + bytes(10_000_000))]
+    with pytest.raises(WireFormatError, match="keeps sending"), opened(turns):
+        pass
+
+
 def test_port_bits_that_cannot_be():
     odd = [*STOPPED, OPEN, (PORT_BITS, b"\x20")]
     with pytest.raises(WireFormatError, match="0x20"), opened(odd):

@@ -1,6 +1,7 @@
 """The FX2 card's driver on its emulator: in the process and under stock pyusb."""
 
 import struct
+import threading
 import time
 from contextlib import contextmanager, suppress
 
@@ -198,6 +199,26 @@ def test_after_a_fault_of_the_line_the_state_is_right_or_a_typed_error(on, fault
                 break
         assert card.read_status().state == "idle"
         assert served.unit.dac[1] == 3100
+
+
+def test_of_two_threads_that_start_at_once_one_starts():
+    def start():
+        ready.wait()
+        try:
+            card.start()
+            ends.append("started")
+        except UnitStateError:
+            ends.append("runs already")
+
+    ends, ready = [], threading.Barrier(2)
+    with opened() as (_, card):
+        threads = [threading.Thread(target=start) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(ends) == ["runs already", "started"]
+        card.stop()
 
 
 @LINKS
