@@ -316,8 +316,7 @@ class SFifteenTdc1(TextInstrument):
         deadline_s = time.monotonic() + self._timeout_s
         while self._read_raw_line(max(0.0, deadline_s - time.monotonic())).split()[-1:] != [challenge.encode()]:
             pass
-        while self._link.read_available(LINE_LIMIT_BYTES, timeout_s=QUIET_S):
-            pass
+        self._read_until_quiet(QUIET_S)
         self._tell(f"time {self._gate_ms}")
 
     def _identify(self) -> UnitInfo:
@@ -343,10 +342,10 @@ class SFifteenTdc1(TextInstrument):
             )
         return self._link.read_until(b"\n", limit=LINE_LIMIT_BYTES, timeout_s=timeout_s)
 
-    def _read_until_quiet(self) -> bytes:
+    def _read_until_quiet(self, quiet_s: float = IDLE_S) -> bytes:
         deadline_s = time.monotonic() + self._timeout_s
         received = bytearray()
-        while data := self._link.read_available(65536, timeout_s=IDLE_S):
+        while data := self._link.read_available(65536, timeout_s=quiet_s):
             received += data
             if time.monotonic() > deadline_s:
                 raise WireFormatError(
