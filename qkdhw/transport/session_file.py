@@ -95,8 +95,10 @@ def read_session(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise ConfigurationError(
             f"{path} is no session file: line {number}, character {error.colno}: {error.msg}", remedy=remedy
         ) from error
-    except ValueError as error:  # not UTF-8
+    except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is no session file: {error}", remedy=remedy) from error
+    except (ValueError, RecursionError) as error:  # a number too long, a list too deep
+        raise ConfigurationError(f"{path} is no session file: line {len(read) + 1}: {error}", remedy=remedy) from error
     header, *lines = read or [None]
     if not isinstance(header, dict) or header.get("qkdhw_session") != VERSION:
         raise ConfigurationError(f"{path} is no session file of version {VERSION}", remedy="record it again")

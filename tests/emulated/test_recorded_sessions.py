@@ -140,6 +140,8 @@ def test_random_bytes_are_not_in_the_calls(tmp_path):
     ("text", "said"),
     [
         ('{"qkdhw_session": 1}\n{"t": 0}\n{"t": 1, }\n', "line 3, character"),
+        ('{"qkdhw_session": 1}\n' + "[" * 100_000, "line 2: maximum recursion"),
+        ('{"qkdhw_session": 1}\n' + "9" * 5000, "line 2: Exceeds"),
         ("", "no session file of version"),
         ("[1]\n", "no session file of version"),
     ],
