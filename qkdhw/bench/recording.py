@@ -128,7 +128,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Read a session file that `record_unit` made."""
     header, lines = read_session(path)
     kinds = {"driver": str, "options": dict, "timeout_s": int | float, "begun": str}
-    if not all(isinstance(header.get(key), kind) for key, kind in kinds.items()) or not header["timeout_s"] > 0:
+    if not all(isinstance(header.get(key), kind) for key, kind in kinds.items()) or not 0 < header["timeout_s"] <= 3600:
         raise ConfigurationError(f"{path} does not say how its unit was opened", remedy="record the session again")
     return header, lines
 

@@ -109,7 +109,7 @@ class TcpWire:
         deadline_s = time.monotonic() + timeout_s
         with contextlib.suppress(OSError, TransportError):  # it is closed
             self._socket.shutdown(socket.SHUT_WR)
-            while self.receive(DRAIN_BYTES, timeout_s=max(0.0, deadline_s - time.monotonic())):
+            while (left_s := deadline_s - time.monotonic()) > 0 and self.receive(DRAIN_BYTES, timeout_s=left_s):
                 pass
 
     def _wait(self, events: int, timeout_s: float) -> bool:
