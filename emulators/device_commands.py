@@ -50,7 +50,7 @@ def emulate(
     pace: Annotated[
         str,
         typer.Option(
-            help='Bench seconds per second, or "none": every wait of a unit is jumped over. Streams of events run as fast as they are read.'
+            help='Bench seconds per second, or "none" to jump over waits. Streams run as fast as they are read.'
         ),
     ] = "1",
     control: Annotated[Path | None, typer.Option(help="Serve a control socket here.")] = None,
