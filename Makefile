@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
-WORKERS ?= 2
+WORKERS ?= 4
 COVERAGE := 92
 SOURCES := $(wildcard ext/*.pyx ext/*.pxd) setup.py pyproject.toml
 
@@ -21,9 +21,9 @@ help:            ## show this list
 demo: $(VENV)/.run system ## the main job: two emulated QKD units to one key in two HSMs and a TLS session on it
 	@$(BIN)/qkdhw demo $(ARGS)
 
-test: $(VENV)/.dev system ## every test, with coverage, on two cores
+test: $(VENV)/.dev system ## every test, with coverage; they wait more than they work: four at a time on two cores
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --maxschedchunk 1 $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=$(COVERAGE)
 

@@ -8,8 +8,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 LONGEST_WAIT_S = 5.0
+
+# A slow machine fails no test: Hypothesis counts neither the time of an example nor that of making one up.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
