@@ -40,6 +40,8 @@ REFUSALS = ("Unknown command", "Input error detected.")
 CHATTER = re.compile(r"Listen for sync pulse\.|sensorVal: [0-9]{1,4}|catchTh: -?[0-9]{1,5}")
 CHATTER_LINES = 8
 
+OTHER_BOARDS = frozenset({"Classical", "QuantumEve"})
+
 
 class EkpqcBoard(TextInstrument):
     """What both boxes have: a polariser on a motor, and a sequence of 16 polarisations.
@@ -161,8 +163,10 @@ class EkpqcBoard(TextInstrument):
     def _identify(self) -> UnitInfo:
         name = self._answer(self.challenge)
         if name != "Quantum":
+            # Only the kit's own names are quoted: another answer may be the loaded pattern, and that is raw key.
+            shown = repr(name) if name in OTHER_BOARDS else f"{len(name)} other characters"
             raise UnitError(
-                f"this is not a box of the EKPQC kit with its quantum firmware: {len(name)} other characters answered",
+                f"this is not a box of the EKPQC kit with its quantum firmware: {shown} answered",
                 remedy="check the address: the kit has a board for the classical channel too",
             )
         return UnitInfo(self.vendor, self.model, "", firmware=name)
