@@ -14,7 +14,7 @@ from qkdhw_emulators.conformance.subject import NotApplicableError, Subject, req
 from qkdhw_emulators.faults import Fault
 
 WAITS_AT_MOST = 20.0  # times the time-out: opening again, recovery and a second try are in it
-SPARE_S = 10.0  # a board that boots
+SPARE_S = 30.0  # a board that boots, asked twice
 
 
 def check_outputs_stay_off(subject: Subject) -> None:

@@ -323,7 +323,7 @@ class Stubborn(Agilent8156A):
     """Asks a silent unit again and again, whatever it was told about time."""
 
     def _retried(self, exchange, *, retry=True):
-        for _ in range(100):
+        for _ in range(250):
             with suppress(TransportTimeoutError):
                 return super()._retried(exchange, retry=False)
         return super()._retried(exchange, retry=retry)

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qkdhw import open_unit
+from qkdhw.cli import console
 from qkdhw.cli.devices import app
 from qkdhw.errors import ConfigurationError, NotSupportedError, TransportError, UnitError, WireFormatError
 from qkdhw.model import DetectionBlock
@@ -161,7 +162,11 @@ def test_a_snapshot_is_restored_in_the_order_of_dependence_whatever_its_own(tmp_
 
 
 def text_of(*arguments, columns=80):
-    return CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": str(columns)})
+    before, console.out._width = console.out._width, columns  # whatever terminal the whole run began in
+    try:
+        return CliRunner().invoke(app, arguments, catch_exceptions=False)
+    finally:
+        console.out._width = before
 
 
 def one_unit(tmp_path, name, url, more=""):

@@ -60,7 +60,12 @@ def test_it_conforms_as_it_is(driver):
         outcomes = list(run_suite(Subject("template", served.url, driver, timeout_s=0.2, served=served, rounds=20)))
     assert {outcome.check: outcome.detail for outcome in outcomes if outcome.verdict is Verdict.FAILED} == {}
     skipped = {outcome.check for outcome in outcomes if outcome.verdict is Verdict.NOT_APPLICABLE}
-    assert skipped - NOT_APPLICABLE[driver] <= {"transmitter states"}
+    assert skipped - NOT_APPLICABLE[driver] <= {
+        "transmitter states",
+        "outputs stay off",
+        "another unit",
+        "lost settings",
+    }
 
 
 # --- time tagger ------------------------------------------------------------------------------------------------
