@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 WORKERS ?= 4
 COVERAGE := 92
-SOURCES := $(wildcard ext/*.pyx ext/*.pxd) setup.py pyproject.toml
+SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/optics/*.pyx ext/optics/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
 # A folder called qkdhw beside somebody's script must not hide the package: the checkout itself is on the path.
@@ -33,7 +33,8 @@ check: $(VENV)/.dev ## lint, format, types, imports, stubs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/stubtest --mypy-config-file pyproject.toml --allowlist tests/rules/stubtest_allowlist.txt \
-	  --ignore-unused-allowlist $(addprefix qkdhw._core.,$(basename $(notdir $(wildcard ext/*.pyx))))
+	  --ignore-unused-allowlist $(addprefix qkdhw._core.,$(basename $(notdir $(wildcard ext/*.pyx)))) \
+	  $(addprefix qkdhw_emulators._optics.,$(basename $(notdir $(wildcard ext/optics/*.pyx))))
 
 bench: $(VENV)/.dev ## kernels against their NumPy oracles, as ratios measured in one run
 	$(BIN)/pytest tests/benchmarks --benchmark-only --benchmark-disable-gc -p no:randomly -q $(ARGS)
@@ -61,7 +62,7 @@ system:          ## Debian packages that the tests and the demo talk to
 
 clean:           ## remove what was built and set up
 	rm -rf $(VENV) build dist *.egg-info demo-run demo-report.html
-	rm -f qkdhw/_core/*.so
+	rm -f qkdhw/_core/*.so emulators/_optics/*.so
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,8 +1,8 @@
-"""Compile ext/*.pyx into qkdhw/_core/; everything else about the package is in pyproject.toml.
+"""Compile ext/*.pyx into qkdhw/_core/ and ext/optics/*.pyx into emulators/_optics/; the rest is in pyproject.toml.
 
 Environment:
     QKDHW_CYTHON_DEBUG=1   bounds and initialisation checks on (the kernel tests run on both builds)
-    QKDHW_KERNELS=a,b      build only these kernels
+    QKDHW_KERNELS=a,b      build only these kernels, such as ptu or optics/light
 """
 
 import os
@@ -14,19 +14,25 @@ from setuptools import Extension, setup
 
 debug = os.environ.get("QKDHW_CYTHON_DEBUG") == "1"
 only = set(filter(None, os.environ.get("QKDHW_KERNELS", "").split(",")))
-stems = sorted(path.stem for path in Path("ext").glob("*.pyx"))
+stems = sorted(str(path.relative_to("ext").with_suffix("")) for path in Path("ext").rglob("*.pyx"))
+# The emulated optics draw with NumPy's own C distributions, which come as a static library.
+random_library = {"library_dirs": [str(Path(numpy.random.__file__).parent / "lib")], "libraries": ["npyrandom", "m"]}
 
-extensions = [
-    Extension(
-        f"qkdhw._core.{stem}",
+
+def kernel(stem: str) -> Extension:
+    """Describe one kernel."""
+    name = stem.replace("optics/", "qkdhw_emulators._optics.") if "/" in stem else f"qkdhw._core.{stem}"
+    return Extension(
+        name,
         [f"ext/{stem}.pyx"],
         include_dirs=["ext", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=["-O1", "-g"] if debug else ["-O3"],
+        **(random_library if "/" in stem else {}),
     )
-    for stem in stems
-    if not only or stem in only
-]
+
+
+extensions = [kernel(stem) for stem in stems if not only or stem in only]
 
 setup(
     packages=[
@@ -40,7 +46,7 @@ setup(
     options={"build_ext": {"parallel": os.cpu_count() or 1}},
     ext_modules=cythonize(
         extensions,
-        include_path=["ext"],
+        include_path=["ext", "ext/optics"],
         build_dir="build/cython-debug" if debug else "build/cython",
         compiler_directives={
             "language_level": 3,

@@ -1,0 +1,1 @@
+"""Compiled kernels of the emulated optics; their sources are in ext/optics."""
