@@ -41,6 +41,7 @@ EVENTS_PIPE = 0x82
 TRANSFER_BYTES = 1 << 16
 RECEIVE_BYTES = 1 << 18
 QUIET_S = 0.05
+ANSWER_S = 0.005  # an answer that waits in its pipe comes at once
 OVERFLOW_POLL_S = 0.2
 AUTOFLUSH = 10  # in 10 ms: events of a slow source are handed over after 0.1 to 0.3 s
 GET_DESCRIPTOR, TO_HOST, DEVICE, STRING, ENGLISH = 6, 0x80, 0x0100, 0x0300, 0x0409
@@ -309,7 +310,6 @@ class CqtFx2(Instrument):
             self._received.clear()
         for command in (Command.INHIBIT, Command.STOP_TRANSFER, Command.INIT_FIFO):
             self._tell(command)
-        self._drain_events()
         nonce = self._link.draw_nonce() % (1 << CHALLENGE_BITS)
         wanted = [bool(nonce >> bit & 1) for bit in range(CHALLENGE_BITS)]
         answers: list[bool] = []
@@ -319,9 +319,11 @@ class CqtFx2(Instrument):
         deadline_s = time.monotonic() + self._timeout_s
         while answers[-CHALLENGE_BITS:] != wanted:
             answers.append(bool(self._read_answer(max(0.0, deadline_s - time.monotonic())) & INHIBITED))
-        while self._link.read_available(1, timeout_s=QUIET_S):
+        self._drain_events()  # meanwhile surplus answers wait in their own pipe
+        while self._link.read_available(TRANSFER_BYTES, timeout_s=ANSWER_S):
             if time.monotonic() > deadline_s:
                 raise WireFormatError("the card keeps sending answers to no question", remedy="restart the card")
+            self._drain_events()
         self._tell(Command.INHIBIT)
         self._tell(Command.RESET_FIFO)
 

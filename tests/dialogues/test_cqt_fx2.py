@@ -124,6 +124,23 @@ def test_answers_to_an_earlier_program_are_skipped():
         assert unit.read_status().alarms == ()
 
 
+def test_an_answer_behind_those_that_are_right_and_events_of_an_earlier_stream_are_skipped(poll_overflow):
+    last = max(i for i, (packet, *_) in enumerate(IN_STEP) if packet == PORT_BITS)
+    packet, answer = IN_STEP[last]
+    turns = [
+        *IN_STEP[:last],
+        (packet, answer + b"\x01", FIRST),
+        *IN_STEP[last + 1 :],
+        *INITIALISE,
+        CALM,
+        *start(SECOND),
+    ]
+    with opened([*turns, *STOP]) as unit:
+        assert unit.read_status().alarms == ()
+        unit.start()
+        assert unit.read_block(100).time_ticks.tolist() == [SECOND_TICKS, SECOND_TICKS]
+
+
 def test_another_fx2_is_named():
     other = UsbDescriptor(0x04B4, 0x1234, "Acme", "Logic Sniffer", "7", alternate_settings=(PIPES,))
     with pytest.raises(UnitError, match="'Logic Sniffer' of 'Acme'"), opened(IN_STEP, descriptor=other):
