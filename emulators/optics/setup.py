@@ -124,6 +124,8 @@ class Channel(Part):
         connector_loss_db: Connectors and splices together.
         group_delay_us_per_km: 4.9 for ordinary fibre.
         thermal_delay_ps_per_km_k: Change of the delay with temperature.
+        temperature_swing_k: Amplitude of the fibre's temperature, a sine that begins at 0.
+        temperature_period_s: Its period; a day.
         dispersion_ps_per_nm_km: Chromatic dispersion.
         pmd_ps_per_sqrt_km: Polarisation-mode dispersion.
         drift_correlation_s: Time in which polarisation (or phase) loses its correlation; 0: it does not drift.
@@ -135,6 +137,8 @@ class Channel(Part):
     connector_loss_db: Decibels = 0.0
     group_delay_us_per_km: float = Field(default=4.9, ge=0, le=10)
     thermal_delay_ps_per_km_k: float = Field(default=38.0, ge=-100, le=100)
+    temperature_swing_k: float = Field(default=0.0, ge=0, le=100)
+    temperature_period_s: float = Field(default=86_400.0, gt=0, le=1e9)
     dispersion_ps_per_nm_km: float = Field(default=0.0, ge=-200, le=200)
     pmd_ps_per_sqrt_km: float = Field(default=0.0, ge=0, le=10)
     drift_correlation_s: float = Field(default=0.0, ge=0, le=1e9)
@@ -144,6 +148,11 @@ class Channel(Part):
     def loss_db(self) -> float:
         """Fibre and connectors."""
         return self.length_km * self.attenuation_db_per_km + self.connector_loss_db
+
+    def thermal_delay_ps(self, now_s: float) -> float:
+        """Change of the travel time since the beginning."""
+        warmer_k = self.temperature_swing_k * math.sin(2 * math.pi * now_s / self.temperature_period_s)
+        return self.thermal_delay_ps_per_km_k * self.length_km * warmer_k
 
 
 class Afterpulse(Part):
