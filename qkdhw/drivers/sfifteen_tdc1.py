@@ -1,7 +1,9 @@
 """Driver for the S-Fifteen TDC1: a four-input time tagger and counter, 2 ns, on USB-CDC serial.
 
 Sets are answered by silence, queries by one line, timestamp mode by raw words without an end mark. A query sent into
-a running stream would put its answer between two words, so while the stream runs nothing is asked.
+a running stream would put its answer between two words, so while words come nothing is asked. A unit that streams sends
+a dummy every 140 ms: one that says nothing for a second, though it was told to hand over what it has, streams no more,
+and is asked what became of it.
 
 Source:
     S-Fifteen TDC1 documentation (commands, timestamp mode) and the vendor's published host software.
@@ -42,11 +44,13 @@ LINE_LIMIT_BYTES = 1024
 RECEIVE_BYTES = 1 << 18
 FIFO_OVERFLOW = 0x10  # STATUS? bit
 SILENCE_S = 0.2  # after this long without data the host software sends INPKT: the unit hands over a part-filled packet
+SILENCES = 5  # after so many of them in a row the unit is asked whether it still streams
 GATHER_S = 0.005  # a unit that never pauses does not keep its reader waiting
 IDLE_S = 0.15  # an idle unit is silent; a streaming one sends a dummy at least every 140 ms
 PAIRS = ((1, 3), (1, 4), (2, 3), (2, 4))
 CLOCKS = ("auto", "external", "internal")  # by the numbers of REFCLK
 
+_GATE = re.compile(rb"(\A-?[0-9]+|0) ?\r\n")  # alone, or, if the stream goes on just then, behind words of it
 _STATUS = re.compile(rb"([0-9A-Fa-f]{4}) ?\r?\n\Z")
 
 
@@ -110,6 +114,7 @@ class SFifteenTdc1(TextInstrument):
         self._received = ReceiveBuffer(RECEIVE_BYTES)
         self._clock = np.array([0, -1], np.int64)
         self._had_external_clock = False
+        self._silences, self._silence_until_s = 0, 0.0
         self._alarms: set[str] = set()
         self._counters = {"photons": 0, "dummies": 0, "flushes": 0}
         self._challenge = transport.draw_nonce()
@@ -183,6 +188,7 @@ class SFifteenTdc1(TextInstrument):
             self._received.clear()
             self._clock[:] = 0, -1
             self._counters = dict.fromkeys(self._counters, 0)
+            self._silences, self._silence_until_s = 0, time.monotonic() + SILENCE_S
             self._state = "running"
 
     def stop(self) -> None:
@@ -190,6 +196,7 @@ class SFifteenTdc1(TextInstrument):
 
         Raises:
             EventOverflowError: The unit's buffer ran over since `start`. The unit is stopped.
+            UnitStateError: The unit lost its power since `start`.
         """
         if self._state != "running":
             return
@@ -205,6 +212,7 @@ class SFifteenTdc1(TextInstrument):
             self._received.append(tail[: answer.start()])
             self._state = "idle"
             self._note_status(answer[1].decode())
+            self._check_gate(self._ask("time?"))
             if self._had_external_clock and not self._sees_external_clock():
                 self._alarms.add("clock_unlocked")
             self._tell(f"time {self._gate_ms}")
@@ -224,7 +232,8 @@ class SFifteenTdc1(TextInstrument):
             ValueError: `max_events` is below 4.
             WireFormatError: A word cannot be true: a byte was lost. The stream is over; what came in the last
                 34 ms before may be wrong too, and the events of this call are dropped.
-            UnitStateError: An earlier error ended the stream.
+            UnitStateError: The unit lost its power, or an earlier error ended the stream.
+            TransportTimeoutError: The unit was silent for 1 s and does not answer either. The stream is over.
         """
         if max_events < self.events_at_once:
             raise ValueError(f"max_events must be at least {self.events_at_once}, not {max_events}")
@@ -261,15 +270,56 @@ class SFifteenTdc1(TextInstrument):
         """Wait for a word and take with it what is there already, or comes in the next moment."""
         while len(self._received) < 4:
             left_s = max(0.0, deadline_s - time.monotonic())
-            got = self._received.fill(self._link, timeout_s=min(left_s, SILENCE_S))
-            if not got and left_s <= SILENCE_S:
+            silence_s = max(0.0, self._silence_until_s - time.monotonic())
+            if self._received.fill(self._link, timeout_s=min(left_s, silence_s)):
+                self._silences = 0
+            elif silence_s > left_s:
                 return
-            if not got:
-                self._tell("inpkt")
-                self._counters["flushes"] += 1
+            else:
+                self._break_silence()
+            self._silence_until_s = time.monotonic() + SILENCE_S
         until_s = time.monotonic() + GATHER_S
         while self._received.fill(self._link, timeout_s=0.0) and time.monotonic() < until_s:
             pass
+
+    def _break_silence(self) -> None:
+        """Have the unit hand over a part-filled packet; if that was in vain for long, ask whether it still streams.
+
+        Its gate is 0 as long as it does. One that says so is let be: its buffer is full, or an emulated clock stands.
+        """
+        self._silences += 1
+        if self._silences < SILENCES:
+            self._tell("inpkt")
+            self._counters["flushes"] += 1
+            return
+        self._silences = 0
+        self._tell("time?")
+        deadline_s = time.monotonic() + self._timeout_s
+        came, answer = b"", None
+        while answer is None:
+            data = self._link.read_available(65536, timeout_s=max(0.0, deadline_s - time.monotonic()))
+            if not data or time.monotonic() > deadline_s:
+                self._state = "broken"
+                raise TransportTimeoutError(
+                    f"TDC1 at {self._link.url} was silent for {SILENCES * SILENCE_S:g} s of its stream and does not "
+                    "answer either",
+                    remedy="check the unit's power and the cable, then start the stream again",
+                )
+            came += data
+            answer = _GATE.search(came)
+        self._check_gate(answer[1].decode())
+        self._received.append(came[: answer.start()] + came[answer.end() :])
+
+    def _check_gate(self, gate_ms: str) -> None:
+        """Raise UnitStateError if the gate is not that of a stream: the unit was not told so by this driver."""
+        if whole_number_of(gate_ms) == 0:
+            return
+        if self._state == "running":
+            self._state = "broken"
+        raise UnitStateError(
+            "the TDC1 lost its power, or was reset, while its stream ran, and with it its settings",
+            remedy="check the unit's power; what was set here is set again before the next command",
+        )
 
     def _decode(self, buffer: EventBuffer) -> int:
         """Decode what was received and fits; return the index of an impossible word or -1."""

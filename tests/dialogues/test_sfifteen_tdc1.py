@@ -17,7 +17,8 @@ START = b"inpkt;time 0;timestamp;counts?\r\n"
 OPENING = [ABORT, IDENTITY, CHALLENGE, GATE, IDENTITY]
 RESYNCHRONISING = [ABORT, CHALLENGE, GATE]
 STARTING = [(b"status?\r\n", b"0000 \r\n"), CLOCK, (START, b"")]
-STOPPING = [(b"abort\r\n", b""), (b"status?\r\n", b"0000 \r\n"), GATE]
+ENDLESS = (b"time?\r\n", b"0\r\n")
+STOPPING = [(b"abort\r\n", b""), (b"status?\r\n", b"0000 \r\n"), ENDLESS, GATE]
 
 
 def opened(url):
@@ -150,12 +151,39 @@ def test_words_that_come_byte_by_byte_are_kept_until_whole():
         assert block.time_ticks.tolist() == [77]
 
 
+def test_a_unit_that_is_silent_for_a_second_is_asked_and_its_answer_taken_out_of_a_stream_that_goes_on():
+    asked = [(b"inpkt\r\n", b"")] * 4
+    late = (b"time?\r\n", word(5, 1) + b"0\r\n" + word(7, 2))
+    with (
+        expect_dialogue("serial", [*OPENING, *STARTING, *asked, ENDLESS, *asked, late, *STOPPING]) as url,
+        opened(url) as tagger,
+    ):
+        tagger.start()
+        for _ in range(15):  # no call waits for as long as a silence is
+            assert len(tagger.read_block(4, timeout_s=0.08)) == 0
+        assert tagger.read_block(64).time_ticks.tolist() == [5, 7]
+
+
+@pytest.mark.parametrize("gate", [b"1000", b"-25536"])
+def test_a_unit_that_was_reset_in_a_stream_is_found_out_and_its_stream_is_over(gate):
+    turns = [*OPENING, *STARTING, *[(b"inpkt\r\n", b"")] * 4, (b"time?\r\n", gate + b"\r\n")]
+    turns += [*RESYNCHRONISING[:2], GATE, IDENTITY, *STARTING, *STOPPING[:2], (b"time?\r\n", gate + b"\r\n")]
+    with expect_dialogue("serial", turns) as url, opened(url) as tagger:
+        tagger.start()
+        with pytest.raises(UnitStateError, match="lost its power"):
+            tagger.read_block(4)
+        tagger.start()
+        with pytest.raises(UnitStateError, match="lost its power"):
+            tagger.stop()
+
+
 def test_overflow_is_told_once_the_stream_is_stopped_and_latches():
     turns = [
         *OPENING,
         *STARTING,
         (b"abort\r\n", b""),
         (b"status?\r\n", b"0010 \r\n"),
+        ENDLESS,
         GATE,
         (b"status?\r\n", b"0000 \r\n"),
         # the next start resets the flag and keeps the settings
@@ -194,7 +222,7 @@ def test_a_lost_byte_ends_the_stream_and_the_unit_can_be_started_again():
 
 
 def test_a_reference_clock_that_is_lost_while_the_stream_runs_is_told():
-    turns = [*OPENING, STARTING[0], (b"eclock?\r\n", b"1\r\n"), STARTING[2], *STOPPING[:2], CLOCK, GATE]
+    turns = [*OPENING, STARTING[0], (b"eclock?\r\n", b"1\r\n"), STARTING[2], *STOPPING[:3], CLOCK, GATE]
     turns.append((b"status?\r\n", b"0000 \r\n"))
     with expect_dialogue("serial", turns) as url, opened(url) as tagger:
         tagger.start()

@@ -174,7 +174,7 @@ def test_a_full_buffer_gives_nothing_until_the_next_start():
     with opened() as (served, tagger):
         served.faults.add(Fault.FULL_BUFFER)
         tagger.start()
-        assert len(tagger.read_block(100, timeout_s=0.3)) == 0
+        assert len(tagger.read_block(100, timeout_s=1.5)) == 0  # it is asked, and is well
         with pytest.raises(EventOverflowError):
             tagger.stop()
         served.faults.clear()
@@ -214,6 +214,59 @@ def test_a_link_that_is_lost_in_a_stream_is_a_typed_error_and_it_can_be_started_
         with pytest.raises((TransportError, UnitError)):
             lose()
         assert events_of(tagger, 1000).counts.photons >= 1000
+        assert tagger.threshold_v == -0.7
+
+
+def lose_power(served, tagger):
+    """Let the unit lose its power while the wire stays, and read what was on its way."""
+    tagger.threshold_v = -0.7
+    tagger.start()
+    assert len(tagger.read_block(100)) > 0
+    served.unit.power_cycle()
+    for _ in range(200):
+        if not len(tagger.read_block(1 << 16, timeout_s=0.1)):
+            return
+    raise AssertionError("the stream goes on")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("call", ["read_block", "stop"])
+def test_a_unit_that_loses_its_power_in_a_stream_is_found_out_and_has_its_settings_again(call):
+    with opened("pty", rate_hz=1e5) as (served, tagger):
+        lose_power(served, tagger)
+        with pytest.raises(UnitStateError, match="lost its power"):
+            tagger.stop() if call == "stop" else tagger.read_block(1 << 16, timeout_s=5.0)
+        assert tagger.threshold_v == -0.7
+        assert events_of(tagger, 1000).counts.photons >= 1000
+
+
+@pytest.mark.timeout(60)
+def test_a_stream_whose_unit_loses_its_power_ends_with_an_error():
+    def lose():
+        with tagger.stream() as stream:
+            next(stream)
+            served.unit.power_cycle()
+            for _ in range(10_000):
+                next(stream)
+
+    with opened("pty", rate_hz=1e5) as (served, tagger):
+        tagger.threshold_v = -0.7
+        with pytest.raises(UnitStateError, match="lost its power"):
+            lose()
+        assert events_of(tagger, 1000).counts.photons >= 1000
+        assert served.unit._level_v == -0.7
+
+
+@pytest.mark.timeout(60)
+def test_a_unit_that_loses_its_power_for_good_in_a_stream_is_found_out():
+    with opened("pty", rate_hz=1e5, timeout_s=0.5) as (served, tagger):
+        lose_power(served, tagger)
+        served.faults.add(Fault.SILENT)
+        with pytest.raises(TransportTimeoutError, match="silent for 1 s"):
+            tagger.read_block(1 << 16, timeout_s=5.0)
+        with pytest.raises(TransportTimeoutError):
+            tagger.start()
+        served.faults.clear()
         assert tagger.threshold_v == -0.7
 
 
