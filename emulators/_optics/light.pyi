@@ -1,0 +1,31 @@
+import numpy as np
+from numpy.typing import NDArray
+
+from qkdhw_emulators.optics.pulse_tables import PulseTables
+
+class PulseLight:
+    def __init__(self, tables: PulseTables) -> None: ...
+    def arrivals(
+        self,
+        keys: NDArray[np.uint64],  # (3, 2): sender, receiver, eavesdropper
+        first_pulse: int,
+        n_pulses: int,  # < 2^31
+        bit_generator: np.random.BitGenerator,
+        time_ps: NDArray[np.float64],  # (n,) out
+        detector: NDArray[np.uint8],  # (n,) out
+        bright: NDArray[np.uint8],  # (n,) out
+        pulse: NDArray[np.int32],  # (n,) out
+        state: NDArray[np.uint16],  # (n,) out
+    ) -> int: ...  # above n: set the bit generator back, call again with as many
+    def prepare(
+        self,
+        key: NDArray[np.uint64],  # (2,)
+        pulses: int | NDArray[np.int64],  # the first, or (n,)
+        choice: NDArray[np.uint8],  # (n,) out
+    ) -> None: ...
+    def measure(
+        self,
+        key: NDArray[np.uint64],  # (2,)
+        pulses: int | NDArray[np.int64],  # the first, or (n,)
+        basis: NDArray[np.uint8],  # (n,) out
+    ) -> None: ...
