@@ -1,0 +1,141 @@
+"""Optical links by name or from a file: presets of published systems, and the same form for links of one's own."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from qkdhw.errors import ConfigurationError
+from qkdhw_emulators.optics.setup import (
+    Afterpulse,
+    AfterpulsePowerLaw,
+    Channel,
+    Detector,
+    Gate,
+    Intensity,
+    OpticalSetup,
+    Receiver,
+    Source,
+    Tagger,
+)
+
+MAX_FILE_BYTES = 65_536
+
+_PRESETS = resources.files("qkdhw_emulators.optics") / "presets"
+_REMEDY = "the form: tables [source], [channel], [receiver], [tagger]; fields: docs/reference/optical-presets.md"
+_TABLES: dict[str, type[BaseModel]] = {
+    "source": Source,
+    "intensities": Intensity,
+    "channel": Channel,
+    "receiver": Receiver,
+    "sender_receiver": Receiver,
+    "detectors": Detector,
+    "afterpulses": Afterpulse,
+    "afterpulse_power_law": AfterpulsePowerLaw,
+    "gate": Gate,
+    "tagger": Tagger,
+    "sender_tagger": Tagger,
+}
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the names of the presets, sorted."""
+    return tuple(sorted(p.name.removesuffix(".toml") for p in _PRESETS.iterdir() if p.name.endswith(".toml")))
+
+
+def load_setup(name_or_path: str | Path) -> OpticalSetup:
+    """Read a link from a preset or from a TOML file of the same form.
+
+    Args:
+        name_or_path: Name of a preset, or path of a file. A text with a slash or the ending .toml is a path.
+
+    Returns:
+        The checked setup.
+
+    Raises:
+        ConfigurationError: There is no such preset or file, the file is above 64 KiB or not TOML, or a field is wrong;
+            the message names the file and the field.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, str) and "/" not in text and not text.endswith(".toml"):
+        if text not in preset_names():
+            presets = ", ".join(preset_names())
+            raise ConfigurationError(
+                f"there is no optical preset {text!r}", remedy=f"give the path of a .toml file, or one of: {presets}"
+            )
+        return _parse((_PRESETS / f"{text}.toml").read_bytes(), f"preset {text}")
+    try:
+        with Path(name_or_path).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigurationError(f"optical setup {text}: {reason}", remedy="check the path") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigurationError(
+            f"optical setup {text} is above {MAX_FILE_BYTES} bytes",
+            remedy="a setup has a few kilobytes; check the path",
+        )
+    return _parse(data, f"optical setup {text}")
+
+
+def dump_setup(setup: OpticalSetup) -> str:
+    """Return a setup as TOML that `load_setup` reads back to an equal one; values at their default are left out."""
+    values = setup.model_dump(exclude_defaults=True)
+    tables = {name: value for name, value in values.items() if isinstance(value, dict)}
+    lines = [_line(name, value) for name, value in values.items() if name not in tables]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(_line(field, value) for field, value in table.items())]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _parse(data: bytes, what: str) -> OpticalSetup:
+    try:
+        return OpticalSetup.model_validate(tomllib.loads(data.decode("utf-8")))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigurationError(f"{what}: {where + ': ' if where else ''}{_said(first)}", remedy=_REMEDY) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{what} is not TOML: {error}", remedy=_REMEDY) from error
+
+
+def _said(error: ErrorDetails) -> str:
+    """Say what is wrong with a field."""
+    if error["type"] == "extra_forbidden":
+        tables = (_TABLES[part] for part in reversed(error["loc"][:-1]) if isinstance(part, str) and part in _TABLES)
+        return f"there is no such field; fields: {', '.join(next(tables, OpticalSetup).model_fields)}"
+    if error["type"] == "missing":
+        return "this field is missing"
+    return error["msg"].removeprefix("Value error, ").replace("Input should", "this must")
+
+
+def _line(name: str, value: object) -> str:
+    """Return one assignment; a list of tables takes a line for each."""
+    if isinstance(value, list | tuple) and value and all(isinstance(v, dict | str) for v in value):
+        return "\n".join([f"{_key(name)} = [", *(f"    {_inline(v)}," for v in value), "]"])
+    return f"{_key(name)} = {_inline(value)}"
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(name)} = {_inline(v)}" for name, v in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    if isinstance(value, str):
+        return _quoted(value)
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _quoted(name)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
