@@ -1,0 +1,335 @@
+"""How many clicks a link is expected to have in each cell (intensity x basis x bit x outcome), and their variance.
+
+Closed forms of the setup, independent of kernels and tables, so that they judge them. Exact: the light (independent
+Poissonians for each place, or photons one by one), dark counts, the mean dead time of a detector with and without
+afterpulses. Approximate, to first order: what else goes on in the pulse of a click, recovery as a longer dead time, the
+part of jitter that leads into other pulses, variances with afterpulses. Left out: drift, latching, attacks.
+docs/explanation/optical-model.md has the formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkdhw.errors import ConfigurationError
+from qkdhw_emulators.optics.closed_forms import (
+    afterpulse_fano,
+    delay_cdf,
+    gaussian_inside,
+    pulsed_fano,
+    sigma_of_fwhm,
+    surviving_children,
+)
+from qkdhw_emulators.optics.setup import BASES, PROBABILITY_STEPS, PS_PER_S, Detector, OpticalSetup
+
+Floats = NDArray[np.float64]
+
+_SIDE_BINS_LOSS_DB = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedCounts:
+    """Expected clicks of a number of pulses.
+
+    Attributes:
+        clicks: float64 (intensities, bases, 2, bases, 2): accepted clicks for the sender's intensity, basis and bit,
+            and the receiver's basis and bit. A pulse with two clicks counts in both outcomes; a click
+            at a detector of the basis that a switching receiver did not choose counts in none.
+        variance: float64, the same shape; below `clicks` by dead time, above it by afterpulses.
+        detector_clicks: float64 (n_detectors,), all clicks, whenever they come.
+        detector_fano: float64 (n_detectors,), variance / mean of those.
+        detector_live: float64 (n_detectors,), share of pulses at which the detector can click.
+    """
+
+    clicks: Floats
+    variance: Floats
+    detector_clicks: Floats
+    detector_fano: Floats
+    detector_live: Floats
+
+
+def expected_counts(setup: OpticalSetup, n_pulses: float, window_ps: float | None = None) -> ExpectedCounts:
+    """Return the clicks that a prepare-and-measure link is expected to have.
+
+    Args:
+        setup: The link.
+        n_pulses: Pulses sent.
+        window_ps: Full width of the window around a pulse's (or a time bin's) mean arrival in which clicks are
+            accepted; None: windows that touch.
+
+    Raises:
+        ConfigurationError: The source makes pairs.
+    """
+    link = _Link(setup, window_ps)
+    chosen = link.choice_probability() * n_pulses
+    clicks, variance = np.zeros(chosen.shape), np.zeros(chosen.shape)
+    for state in link.detectors:
+        own = link.clicks(state) * chosen
+        clicks += own
+        variance += own * (1 - own / max(state.measured * n_pulses, 1e-300) * (1 - state.fano))
+    total, fano, live = (np.array([getattr(s, name) for s in link.detectors]) for name in ("measured", "fano", "live"))
+    return ExpectedCounts(clicks, variance, total * n_pulses, fano, live)
+
+
+def expected_gain_and_qber(setup: OpticalSetup, window_ps: float | None = None) -> dict[str, float]:
+    """Return what a paper would publish of the link, by the names that presets use in `published`.
+
+    gain_BASIS_K and qber_BASIS_K for intensity K (0 is the signal): per pulse that the sender prepares in the basis
+    and, if the receiver switches, that the receiver measures in it. rate_BASIS_hz: sifted detections of all
+    intensities; qber_BASIS: their errors. Two clicks of a pulse in a basis are one detection with a random bit.
+
+    Raises:
+        ConfigurationError: The source makes pairs.
+    """
+    link = _Link(setup, window_ps)
+    clicks = sum((link.clicks(s) for s in link.detectors), np.zeros(link.shape))
+    chosen = link.choice_probability()[..., 0].sum(axis=2)
+    found: dict[str, float] = {}
+    for b, basis in enumerate(BASES[: min(link.shape[1], link.shape[3])]):
+        bits = link.bit_probability(b)
+        right = np.array([clicks[:, b, x, b, x] for x in (0, 1)])
+        wrong = np.array([clicks[:, b, x, b, 1 - x] for x in (0, 1)])
+        both = right * wrong * (basis not in link.meaning)  # one detector is dead from bin to bin
+        gain, errors = bits @ (right + wrong - both), bits @ (wrong - both / 2)
+        weight = chosen[:, b, b] * setup.source.pulse_rate_hz
+        for k, (g, e) in enumerate(zip(gain, errors, strict=True)):
+            found[f"gain_{basis}_{k}"] = float(g)
+            found[f"qber_{basis}_{k}"] = float(e / g) if g else 0.0
+        found[f"rate_{basis}_hz"] = float(weight @ gain)
+        found[f"qber_{basis}"] = float((weight @ errors) / (weight @ gain)) if weight @ gain else 0.0
+    return found
+
+
+@dataclass(slots=True)
+class _State:
+    """A detector and how it fares in the link, per pulse.
+
+    Attributes:
+        index: Which one.
+        measured: Clicks.
+        live: Share of pulses at which it can click.
+        afterpulses: Clicks that are afterpulses.
+        fano: Variance / mean of clicks.
+    """
+
+    index: int
+    measured: float
+    live: float
+    afterpulses: float
+    fano: float
+
+
+class _Link:
+    """The link's probabilities per pulse."""
+
+    def __init__(self, setup: OpticalSetup, window_ps: float | None) -> None:
+        if setup.source.of_pairs:
+            raise ConfigurationError("expected counts are for prepare-and-measure links", remedy="use expected_pairs")
+        self.setup, self.receiver, self.source = setup, setup.receiver, setup.source
+        self.meaning = self.receiver.meaning
+        self.active = self.receiver.basis_choice == "active"
+        self.period_ps = self.source.period_ps
+        self.bin_ps = self.receiver.bin_separation_ps if self.source.encoding == "time-bin" else 0.0
+        self.window_ps = window_ps or (min(self.bin_ps, self.period_ps - self.bin_ps) or self.period_ps)
+        self.sigma_ps = arrival_sigma_ps(setup)
+        self.in_gate = self._in_gate()
+        measured = [n for n, b in enumerate(BASES, 1) if any(m.startswith(b) for m in self.meaning)]
+        n_measured = max([*measured, self.source.bases if any(m.startswith("any") for m in self.meaning) else 1])
+        self.sent = basis_shares(self.source.key_basis_probability, self.source.bases)
+        self.measured_in = basis_shares(self.receiver.key_basis_probability, n_measured)
+        self.intensities = quantised(np.array([i.probability for i in self.source.intensities] or [1.0]))
+        self.shape = (len(self.intensities), self.source.bases, 2, n_measured, 2)
+        self.detectors = [self._settled(d) for d in range(len(self.meaning))]
+
+    def choice_probability(self) -> Floats:
+        """Return the probability of the sender's choice and a switching receiver's basis, in the shape of clicks."""
+        bits = np.array([self.bit_probability(b) for b in range(self.shape[1])])
+        sender = self.intensities[:, None, None] * self.sent[:, None] * bits
+        receiver = self.measured_in if self.active else np.ones(self.shape[3])
+        return np.broadcast_to(sender[..., None, None] * receiver[:, None], self.shape)
+
+    def bit_probability(self, basis: int) -> Floats:
+        """Return how often each bit is sent in a basis."""
+        return np.array([1.0, 0.0]) if self.source.states == 3 and basis == 1 else np.array([0.5, 0.5])
+
+    def clicks(self, state: _State) -> Floats:
+        """Return accepted clicks of a detector per pulse, given the choices."""
+        out = np.zeros(self.shape)
+        open_ps = self._open_ps(self.window_ps)
+        noise = self._noise_per_ps(state.index) * open_ps
+        extra = state.afterpulses * open_ps / self._open_ps(self.period_ps)
+        for k, a, x, b, y in np.ndindex(self.shape):
+            if not self._tells(state.index, b, y):
+                continue
+            light = sum(
+                p * self._caught(state.index, t - y * self.bin_ps * (b == 0))
+                for t, p in self._light(state.index, k, a, x, b)
+            )
+            out[k, a, x, b, y] = state.live * (1 - (1 - light) * math.exp(-noise)) + extra
+        return out
+
+    def _settled(self, d: int) -> _State:
+        """Solve clicks m = live p + c m, where live = 1 - k m, or (1 - p)^k if events prolong the dead time."""
+        detector = self.receiver.detectors[d]
+        p = self._live_clicks(d)
+        blind = self._blind_pulses(detector)
+        dead_ps = blind * self.period_ps if self.receiver.gate.width_ps else self._dead_ps(detector)
+        children = surviving_children(detector, dead_ps, p / self.period_ps)
+        if detector.dead_time_kind == "paralysable":
+            live = (1 - p) ** blind
+            measured = live * p / (1 - children)
+        else:
+            measured = p / (1 - children + blind * p)
+            live = 1 - blind * measured
+        fano = afterpulse_fano(children) * pulsed_fano(p, blind, detector.dead_time_kind)
+        return _State(d, measured, live, children * measured, fano)
+
+    def _live_clicks(self, d: int) -> float:
+        """Return the probability that a live detector clicks in a period, afterpulses left aside."""
+        quiet = math.exp(-self._noise_per_ps(d) * self._open_ps(self.period_ps))
+        total = 0.0
+        for (k, a, x, b), p in np.ndenumerate(self.choice_probability()[..., 0]):
+            if self.active or b == self._own_basis(d):
+                total += p * (1 - (1 - sum(q for _, q in self._light(d, k, a, x, b))) * quiet)
+        return float(total)
+
+    def _light(self, d: int, k: int, a: int, x: int, b: int) -> list[tuple[float, float]]:
+        """Return the places (time after the pulse, probability that the first click is there) of one pulse's light."""
+        places = sorted(self._places(d, a, x, b))
+        passed, found = 0.0, []
+        for time_ps, share in places:
+            found.append((time_ps, self._silent(k, passed) - self._silent(k, passed + share)))
+            passed += share
+        return found
+
+    def _places(self, d: int, a: int, x: int, b: int) -> list[tuple[float, float]]:
+        """Return (time, a photon's chance) for each place at which a detector sees bit x of basis a in basis b."""
+        found = []
+        for y in (0, 1):
+            if not self._tells(d, b, y):
+                continue
+            weight = self._weight(d, b)
+            error = mixed_error(self.setup, b)
+            found.append((y * self.bin_ps * (b == 0), weight * (0.5 if a != b else error if x != y else 1 - error)))
+            if b and self.bin_ps and self.receiver.test_loss_db >= _SIDE_BINS_LOSS_DB:
+                early = 0.5 if a else 0.5 + (0.5 - preparation_error(self.setup, 0)) * (1 - 2 * x)
+                found += [(-self.bin_ps, weight / 2 * early), (self.bin_ps, weight / 2 * (1 - early))]
+        return found
+
+    def _silent(self, k: int, share: float) -> float:
+        """Return the probability that light of an intensity makes no click where a photon has this chance."""
+        source = self.source
+        if source.kind != "weak-coherent":
+            one, two = source.single_photon_probability, source.two_photon_probability
+            return 1 - one * share - two * share * (2 - share)
+        after = self.intensities[0]
+        mean = source.intensities[k].mean_photon_number * share
+        higher = mean * (1 + source.pattern_effect)
+        usual, raised = (math.exp(-m + (m * source.intensity_noise) ** 2 / 2) for m in (mean, higher))
+        return float((1 - after) * usual + after * raised)
+
+    def _weight(self, d: int, b: int) -> float:
+        """Return a photon's chance to be detected if it takes the right port."""
+        way = 1.0 if self.active else float(self.measured_in[b])
+        loss_db = self.setup.channel.loss_db + self.receiver.loss_db + (self.receiver.test_loss_db if b else 0.0)
+        alike = self.meaning.count(self.meaning[d])
+        return way / alike * 10 ** (-loss_db / 10) * self.receiver.detectors[d].efficiency * self.in_gate
+
+    def _tells(self, d: int, b: int, y: int) -> bool:
+        return self.meaning[d] in {f"{BASES[b]}{y}", f"any{y}", BASES[b]}
+
+    def _own_basis(self, d: int) -> int:
+        return next(b for b, basis in enumerate(BASES) if self.meaning[d].startswith(basis))
+
+    def _in_gate(self) -> float:
+        """Return the share of light that the gate and its profile let through."""
+        gate = self.receiver.gate
+        if not gate.width_ps:
+            return 1.0
+        low, high = gate.offset_ps - gate.width_ps / 2, gate.offset_ps + gate.width_ps / 2
+        if not gate.profile_fwhm_ps:
+            return gaussian_inside(low, high, self.sigma_ps)
+        times = np.linspace(low, high, 4001)
+        profile = np.exp(-4 * math.log(2) * ((times - gate.offset_ps) / gate.profile_fwhm_ps) ** 2)
+        if not self.sigma_ps:
+            return float(np.interp(0.0, times, profile, left=0.0, right=0.0))
+        density = np.exp(-((times / self.sigma_ps) ** 2) / 2) / (self.sigma_ps * math.sqrt(2 * math.pi))
+        return float(np.trapezoid(density * profile, times))
+
+    def _noise_per_ps(self, d: int) -> float:
+        """Return dark counts and background per picosecond in which the detector can click."""
+        detector, meaning = self.receiver.detectors[d], self.meaning[d]
+        bases = range(len(self.measured_in)) if meaning.startswith("any") else [self._own_basis(d)]
+        loss_db = (self.receiver.loss_db + (self.receiver.test_loss_db if b else 0.0) for b in bases)
+        share = sum(float(self.measured_in[b]) * 10 ** (-loss / 10) for b, loss in zip(bases, loss_db, strict=True))
+        share *= (1.0 if meaning == "key" else 0.5) / self.meaning.count(meaning)
+        background_hz = self.setup.channel.background_rate_hz * share * detector.efficiency
+        return (detector.dark_count_rate_hz + background_hz) / PS_PER_S
+
+    def _open_ps(self, window_ps: float) -> float:
+        """Return how long a detector can click in a window."""
+        return min(self.receiver.gate.width_ps or math.inf, window_ps)
+
+    def _dead_ps(self, detector: Detector) -> float:
+        return (detector.dead_time_ns + detector.recovery_ns) * 1000
+
+    def _blind_pulses(self, detector: Detector) -> float:
+        """Return how many pulses a click blinds; one that ends the dead time counts in part."""
+        dead_ps = self._dead_ps(detector)
+        last = round(dead_ps / self.period_ps)
+        if last == 0:
+            return 0.0
+        gap_ps = dead_ps - last * self.period_ps
+        return (
+            last
+            - 1
+            + (gaussian_inside(-math.inf, gap_ps, math.sqrt(2) * self.sigma_ps) if self.sigma_ps else gap_ps > 0)
+        )
+
+    def _caught(self, d: int, off_ps: float) -> float:
+        """Return the share of clicks `off_ps` after the centre of a window that are tagged in it."""
+        detector, tagger, half = self.receiver.detectors[d], self.setup.tagger, self.window_ps / 2
+        sigma = math.hypot(detector.jitter_ps, self.sigma_ps, tagger.noise_ps, tagger.tick_fs / 1000 / math.sqrt(12))
+        below = [
+            delay_cdf(edge - off_ps, sigma, detector.jitter_tail_weight, detector.jitter_tail_ps)
+            for edge in (half, -half)
+        ]
+        return below[0] - below[1]
+
+
+def mixed_error(setup: OpticalSetup, basis: int) -> float:
+    """Return the probability that a photon in a matching basis leaves by the wrong port: independent flips."""
+    flips = (preparation_error(setup, basis), setup.receiver.misalignment[basis])
+    return (1 - math.prod(1 - 2 * e for e in flips)) / 2
+
+
+def preparation_error(setup: OpticalSetup, basis: int) -> float:
+    """Return the sender's part of it; in the key basis with what the extinction ratio lets through."""
+    error = setup.source.preparation_error[basis]
+    if basis:
+        return error
+    leak = 1 / (1 + 10 ** (setup.source.extinction_ratio_db / 10))
+    return error + leak - 2 * error * leak
+
+
+def arrival_sigma_ps(setup: OpticalSetup) -> float:
+    """Return the standard deviation of a photon's time in its pulse, from its length and both dispersions."""
+    channel, source = setup.channel, setup.source
+    chromatic = channel.dispersion_ps_per_nm_km * channel.length_km * source.spectral_width_nm
+    polarisation = channel.pmd_ps_per_sqrt_km * math.sqrt(channel.length_km) / 2
+    return math.hypot(sigma_of_fwhm(source.pulse_fwhm_ps), chromatic, polarisation)
+
+
+def basis_shares(key_probability: float, n_bases: int) -> Floats:
+    """Return how often each basis is chosen: the key basis, and the others alike."""
+    return quantised(np.array([key_probability, *[(1 - key_probability) / (n_bases - 1)] * (n_bases - 1)]))
+
+
+def quantised(probability: Floats) -> Floats:
+    """Return probabilities in whole 65536ths, as they are drawn."""
+    edges = np.rint(np.cumsum(probability) * PROBABILITY_STEPS)
+    return np.diff(edges, prepend=0) / PROBABILITY_STEPS
