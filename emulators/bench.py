@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qkdhw.bench import Bench, BenchFile, read_bench_file
+from qkdhw_emulators.bench_coupling import coupled_units
 from qkdhw_emulators.in_process import emulator_class
 from qkdhw_emulators.line import Line
 from qkdhw_emulators.optics.link_run import LinkRun
@@ -50,33 +51,46 @@ class ServedBench:
 
 @contextmanager
 def serve_bench(path: Path, world: World | None = None) -> Iterator[ServedBench]:
-    """Serve all units of a bench file on one clock; a transmitter and a receiver get one fibre between them.
+    """Serve all units of a bench file on one clock.
 
-    The receiver then has the condition `fibre_connected`.
+    If the file says what the light passes, that is where it goes: through these units to the detectors, and their
+    clicks to the taggers that they are wired to. Else a transmitter and a receiver get one fibre between them, and the
+    receiver has the condition `fibre_connected`.
 
     Args:
         path: The bench file; addresses lead to this machine: a port of 127.0.0.1, a terminal's path that is free.
         world: Clock and seed; in real time, seed 1, if left out.
 
     Raises:
-        ConfigurationError: The file is wrong, or an address is not this machine's or is taken.
+        ConfigurationError: The file is wrong, an address is not this machine's or is taken, or light cannot take the
+            path in the file.
     """
     world = world or World()
     file = read_bench_file(path)
-    light = _shared_light(file, world)
+    units = coupled_units(file, world) if file.optics else _linked_units(file, world)
     with ExitStack() as stack:
         lines, urls = {}, {}
         for label, unit in file.units.items():
-            part = world.part(label)
-            emulator = emulator_class(unit.name)
-            takes_light = "light" in inspect.signature(emulator).parameters
-            made: Any = emulator(part, light=light) if takes_light and light is not None else emulator(part)
-            if takes_light and light is not None and unit.name not in TRANSMITTERS:
-                part.declare({FIBRE: 1.0})
-                light.fibre_connected = partial(_is_connected, part)
-            lines[label] = Line(made, part)
+            lines[label] = Line(units[label], world.part(label))
             urls[label] = stack.enter_context(serve_at(unit.url, lines[label]))
         yield ServedBench(file, urls, lines, world)
+
+
+def _linked_units(file: BenchFile, world: World) -> dict[str, Any]:
+    """Make all units; a transmitter and a receiver share light."""
+    light = _shared_light(file, world)
+    units = {}
+    for label, unit in file.units.items():
+        part = world.part(label)
+        emulator = emulator_class(unit.name)
+        if light is None or "light" not in inspect.signature(emulator).parameters:
+            units[label] = emulator(part)
+            continue
+        units[label] = emulator(part, light=light)
+        if unit.name not in TRANSMITTERS:
+            part.declare({FIBRE: 1.0})
+            light.fibre_connected = partial(_is_connected, part)
+    return units
 
 
 def _is_connected(receiver: World) -> bool:

@@ -209,6 +209,7 @@ class Line:
 
     def feed(self, data: bytes) -> None:
         """Take bytes from the client: any piece of a stream, or one whole message."""
+        self.world.come_to_now()
         self.fed_bytes += len(data)
         if not data.endswith(self.message_end):
             data += self.message_end
@@ -220,6 +221,7 @@ class Line:
 
     def take(self, limit_bytes: int = STREAM_BYTES) -> list[Delivery]:
         """Return what is due for the client now, and about `limit_bytes` of the unit's stream."""
+        self.world.come_to_now()
         self._work()
         if isinstance(self.unit, TimedUnit) and (reply := self.unit.poll()):
             self._send(reply)

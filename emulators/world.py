@@ -73,6 +73,7 @@ class Conditions(UserDict[str, float]):
         if not math.isfinite(value):
             raise ConfigurationError(f"{name} cannot be {value}", remedy="Give a finite number.")
         with self._world.lock:
+            self._world.come_to_now()
             self.data[name] = float(value)
 
     def declare(self, conditions: Mapping[str, float]) -> None:
@@ -93,6 +94,7 @@ class World:
         label: Name of the unit on its bench, or "".
         lock: Held while a unit of this bench works: units do not see each other half-changed.
         between: What units of this bench share by name, such as a beam of light from one to the other.
+        followers: What follows the units' state through time; called before anything changes.
         conditions: Physical conditions by name, such as "fibre_connected" (1 or 0) or "temperature_k"; a person or a
             test changes them while the unit runs. One that no unit senses is refused.
     """
@@ -105,12 +107,18 @@ class World:
         self.label = ""
         self.lock = threading.RLock()
         self.between: dict[str, object] = {}
+        self.followers: list[Callable[[], None]] = []
         self.conditions = Conditions(self)
         self._parts: dict[str, World] = {}
 
     def now_s(self) -> float:
         """Seconds on the bench's clock."""
         return self.clock.now_s()
+
+    def come_to_now(self) -> None:
+        """Let what follows the units' state take in how it was until now: something is about to change."""
+        for follow in self.followers:
+            follow()
 
     def rng(self, purpose: str) -> np.random.Generator:
         """Return a new random stream that depends on the seed, the unit's label and the purpose alone."""
@@ -132,7 +140,7 @@ class World:
         """Return the surroundings of the unit with this label: all is shared with this bench but the conditions."""
         if label not in self._parts:
             part = World(seed=self.seed, clock=self.clock)
-            part.label, part.lock, part.between = label, self.lock, self.between
+            part.label, part.lock, part.between, part.followers = label, self.lock, self.between, self.followers
             self._parts[label] = part
         return self._parts[label]
 

@@ -214,6 +214,11 @@ class AptUnit:
     def _flash(self, _: Command) -> None:
         self.flashes += 1
 
+    @property
+    def moving(self) -> bool:
+        """Whether a motor is on its way."""
+        return any(motor.kind for motor in self.motors.values())
+
     # --- motion ---------------------------------------------------------------------------------------------------
     def speed_of(self, kind: str) -> tuple[float, float]:
         """Return speed and acceleration of a kind of movement, in counts and seconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import ClassVar
@@ -15,6 +16,7 @@ DONE, ERROR = b"Done\r\n", b"Error!\r\n"
 OTHER_IDENTITY = b"Unknown Command\r\n" + DONE
 CHANNELS = range(4)
 MAX_MV, MAX_HZ = 5000, 100
+HALF_WAVE_MV, SQUEEZERS_RAD = 1600.0, (0.0, math.pi / 4, 0.0, math.pi / 4)
 SWITCHES: dict[str, tuple[str, bool | str, str]] = {
     "MAC": ("scrambling", True, "Set To AC Mode"),
     "MDC": ("scrambling", False, "Set To DC Mode"),
@@ -47,6 +49,8 @@ class EmulatedOzEpc400(TextUnit):
         {Fault.SILENT, Fault.GARBAGE, Fault.WRONG_IDENTITY, Fault.STUCK_VALUE}
     )
 
+    in_fibre: ClassVar[bool] = True
+
     def __init__(self, world: World | None = None, *, faults: Iterable[Fault | str] = (), echo: bool = False) -> None:
         self.echo = echo
         self._saved: tuple[list[int], list[int], bool, str] = ([0] * 4, [7, 17, 37, 71], False, "Sine")
@@ -68,6 +72,17 @@ class EmulatedOzEpc400(TextUnit):
         """Steady voltage of each squeezer in millivolts, None where it scrambles."""
         ac = [self.scrambling and (self.scrambled[n] or not self.dc_in_ac) for n in CHANNELS]
         return tuple(None if ac[n] else self.voltages_mv[n] for n in CHANNELS)
+
+    @property
+    def moving(self) -> bool:
+        """Whether a squeezer scrambles."""
+        return None in self.output_mv
+
+    def retarders(self, at_s: float) -> list[tuple[float, float]]:
+        """Return angle and retardance of each squeezer in radians."""
+        waves = zip(self.output_mv, self.frequencies_hz, strict=True)
+        voltages_mv = [MAX_MV * math.sin(2 * math.pi * hz * at_s) if mv is None else mv for mv, hz in waves]
+        return [(angle, math.pi * mv / HALF_WAVE_MV) for angle, mv in zip(SQUEEZERS_RAD, voltages_mv, strict=True)]
 
     def answer(self, line: str) -> bytes:
         """Carry out one command."""

@@ -6,6 +6,7 @@ silent, as are commands that the unit does not know.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from enum import IntEnum, unique
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkdhw_emulators.faults import Fault, FaultSwitches, slip_bytes, spoil_reply
+from qkdhw_emulators.optics.bench_clicks import BenchInputs
 from qkdhw_emulators.optics.link_model import TICK_PS
 from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import LinkParameters
@@ -90,11 +92,12 @@ class EmulatedSFifteenTdc1:
     """Answers TDC1 commands byte for byte; no I/O, no clock of its own.
 
     Events come from an optical link, or, if `signal_rate_hz` is not 0 when a stream is started, from a signal generator
-    at all four inputs in turn. They come as fast as they are read.
+    at all four inputs in turn. They come as fast as they are read; those of detectors on its bench once they happened.
 
     Args:
         world: Surroundings; their seed is that of its own light source.
         light: Light source; without one the unit has its own, which is dark.
+        inputs: What its inputs are connected to, in place of a light source.
         faults: Faults that are on.
 
     Attributes:
@@ -117,18 +120,25 @@ class EmulatedSFifteenTdc1:
     })  # fmt: skip
 
     def __init__(
-        self, world: World | None = None, *, light: LinkRun | None = None, faults: Iterable[Fault | str] = ()
+        self,
+        world: World | None = None,
+        *,
+        light: LinkRun | None = None,
+        inputs: BenchInputs | None = None,
+        faults: Iterable[Fault | str] = (),
     ) -> None:
         self.world = world or World()
         self.world.declare(self.conditions)
         self.faults = FaultSwitches(faults, rng=self.world.rng("faults"))
-        self._link = light or LinkRun(LinkParameters(), seed=self.world.seed, transmitter=False)
+        self._link: LinkRun | BenchInputs = (
+            inputs or light or LinkRun(LinkParameters(), seed=self.world.seed, transmitter=False)
+        )
         self._serial_number = f"EMU{self._link.seed % 10**6:06d}"
         self._rng = np.random.default_rng([self._link.seed, 0x544443])
         self.sent_events = SentEvents(Fraction(TICK_PS))
         self._command = bytearray()
         self._stream = bytearray()
-        self._counts_due: deque[tuple[float, bytes]] = deque()
+        self._gates: deque[tuple[float, float, Mode]] = deque()  # when they end, how long they are, what is counted
         self._encoder: EventEncoder | None = None
         self._signal: PeriodicSignal | None = None
         self._sent = 0
@@ -189,13 +199,15 @@ class EmulatedSFifteenTdc1:
     def poll(self) -> bytes:
         """Return the counts whose gate has ended."""
         replies = []
-        while self._counts_due and self._counts_due[0][0] <= self.world.now_s():
-            replies.append(spoil_reply(self._counts_due.popleft()[1], self.faults, self._rng))
+        while self._gates and self._gates[0][0] <= self.world.now_s():
+            replies.append(spoil_reply(self._counts(*self._gates.popleft()), self.faults, self._rng))
         return b"".join(replies)
 
     def wait_s(self) -> float | None:
-        """Bench seconds until the gate ends, or None if none is open."""
-        return max(0.0, self._counts_due[0][0] - self.world.now_s()) if self._counts_due else None
+        """Bench seconds until the gate ends, None if none is open; infinite if events wait for the bench's time."""
+        if self._gates:
+            return max(0.0, self._gates[0][0] - self.world.now_s())
+        return math.inf if self._encoder and isinstance(self._link, BenchInputs) else None
 
     def read_stream(self, limit_bytes: int) -> bytes:
         """Return what the event stream has next: whole events, empty while the clock stands still."""
@@ -247,20 +259,29 @@ class EmulatedSFifteenTdc1:
     def _count(self) -> None:
         """Start the event stream, or open the gate of the plain counters: they answer when it ends."""
         self._abort()
-        rate_hz = self.world.conditions["signal_rate_hz"]
         if self._mode is Mode.TIMESTAMP:
             self._overflow = False
             self._sent = 0
-            self._start_stream(rate_hz)
+            self._start_stream()
         elif self._time_ms:
             gate_s = self._time_ms / 1000
-            counts = [int(rate_hz * gate_s / 4)] * 4 if rate_hz else self._link.expected_counts(gate_s)
-            if self._mode is Mode.PAIRS:
-                accidental = [counts[a] * counts[b] * TICK_PS * 1e-12 / gate_s for a, b in COINCIDENCE_PAIRS]
-                counts += [int(n) for n in self._rng.poisson(accidental)]
-            self._counts_due.append((self.world.now_s() + gate_s, (" ".join(map(str, counts)) + "\r\n").encode()))
+            self._gates.append((self.world.now_s() + gate_s, gate_s, self._mode))
 
-    def _start_stream(self, rate_hz: float) -> None:
+    def _counts(self, end_s: float, gate_s: float, mode: Mode) -> bytes:
+        """Return what the plain counters show at the end of a gate."""
+        if rate_hz := self.world.conditions["signal_rate_hz"]:
+            counts = [int(rate_hz * gate_s / 4)] * 4
+        elif isinstance(self._link, BenchInputs):
+            counts = self._link.counts(end_s - gate_s, end_s)
+        else:
+            counts = self._link.expected_counts(gate_s)
+        if mode is Mode.PAIRS:
+            accidental = [counts[a] * counts[b] * TICK_PS * 1e-12 / gate_s for a, b in COINCIDENCE_PAIRS]
+            counts += [int(n) for n in self._rng.poisson(accidental)]
+        return (" ".join(map(str, counts)) + "\r\n").encode()
+
+    def _start_stream(self) -> None:
+        rate_hz = self.world.conditions["signal_rate_hz"]
         gate_ticks = self._time_ms * TICKS_PER_MS
         if rate_hz:
             self._signal = PeriodicSignal.words_32(rate_hz, gate_ticks)
@@ -273,7 +294,7 @@ class EmulatedSFifteenTdc1:
     def _abort(self) -> None:
         self._encoder = self._signal = None
         self._stream.clear()
-        self._counts_due.clear()
+        self._gates.clear()
         self._link.stop_receiver()
 
     def _identity(self) -> str:

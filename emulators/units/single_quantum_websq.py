@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkdhw_emulators.faults import Fault, FaultSwitches, spoil_reply
+from qkdhw_emulators.optics.bench_clicks import ClickHistory
 from qkdhw_emulators.world import World
 
 END = b"\x17"
@@ -46,6 +47,9 @@ class EmulatedSingleQuantumWebSq:
         faults: Faults that are on.
         n_detectors: How many.
 
+    Attributes:
+        clicks: On a bench with light: the click rates through time, in place of those from the condition.
+
     Source:
         Single Quantum's WebSQControl.py (MIT licence, 2020).
     """
@@ -55,6 +59,8 @@ class EmulatedSingleQuantumWebSq:
         {Fault.SILENT, Fault.GARBAGE, Fault.WRONG_IDENTITY, Fault.STUCK_VALUE}
     )
 
+    dead_time_s: ClassVar[float] = DEAD_TIME_S
+
     def __init__(self, world: World | None = None, *, faults: Iterable[Fault | str] = (), n_detectors: int = 4) -> None:
         self.world = world or World()
         self.world.declare(self.conditions)
@@ -63,6 +69,7 @@ class EmulatedSingleQuantumWebSq:
         self._rng = self.world.rng("unit")
         self._switching_ua = SWITCHING_UA * (1 + 0.05 * self.world.rng("detectors").standard_normal(n_detectors))
         self._input = bytearray()
+        self.clicks: ClickHistory | None = None
         self.further_ports = {"counts": (EmulatedCounts(self), COUNTS_ABOVE_CONTROL)}
         self.power_cycle()
 
@@ -115,17 +122,25 @@ class EmulatedSingleQuantumWebSq:
         voltage_mv = (self.bias_ua if self.enabled else 0.0 * self.bias_ua) * ohm * 1e-3
         return np.clip(voltage_mv, -COMPLIANCE_MV, COMPLIANCE_MV)
 
-    def rates_hz(self) -> NDArray[np.float64]:
-        """Return the mean count rate of each detector."""
+    def rates_hz(self, light_hz: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """Return the mean count rate of each detector for so many photons a second; left out, as the condition says."""
+        if light_hz is None:
+            light_hz = np.full(self.n_detectors, self.world.conditions["light_rate_hz"])
         latched, bias = self.latched(), self._current()
         relative = np.divide(bias, self.switching_ua(), out=np.zeros_like(bias), where=self.switching_ua() > 0)
         efficiency = EFFICIENCY / (1 + np.exp(-(relative - EFFICIENCY_AT) / EFFICIENCY_WIDTH))
         dark_hz = np.minimum(DARK_HZ_AT_90_PERCENT * np.exp((relative - 0.9) / DARK_GROWTH), MAX_DARK_HZ)
-        rate_hz = self.world.conditions["light_rate_hz"] * efficiency + dark_hz
+        rate_hz = light_hz * efficiency + dark_hz
         rate_hz /= 1 + rate_hz * DEAD_TIME_S
         rate_hz[latched | (bias == 0) | (np.abs(self.trigger_mv) > PULSE_MV_PER_UA * bias)] = 0.0
         rate_hz[np.abs(self.trigger_mv) < NOISE_MV] += NOISE_HZ
         return rate_hz
+
+    def mean_counts(self, begin_s: float, end_s: float) -> NDArray[np.float64]:
+        """Return the mean counts of each detector in a time that is over."""
+        if self.clicks is not None:
+            return self.clicks.mean_counts(begin_s, end_s)
+        return self.rates_hz() * (end_s - begin_s)
 
     def _current(self) -> NDArray[np.float64]:
         return np.abs(self.bias_ua) if self.enabled else np.zeros(self.n_detectors)
@@ -263,7 +278,7 @@ class EmulatedCounts:
         lines: list[bytes] = []
         while self._next_s is not None and self._next_s <= self._world.now_s() and len(lines) < BACKLOG_LINES:
             period_s = self._electronics.period_ms / 1000.0
-            counts = self._rng.poisson(self._electronics.rates_hz() * period_s)
+            counts = self._rng.poisson(self._electronics.mean_counts(self._next_s - period_s, self._next_s))
             line = f"{EPOCH_S + self._next_s:.3f}," + ",".join(map(str, counts)) + "\n"
             lines.append(spoil_reply(line.encode(), self.faults, self._rng))
             self._next_s += period_s

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import ClassVar
+
+import numpy as np
 
 from qkdhw_emulators.faults import Fault
 from qkdhw_emulators.units.apt_frames import Command, long_message, number_at, short_message
@@ -14,6 +17,7 @@ PADDLES = (1, 2, 4)
 PADDLE_COUNTS = 1370
 PADDLE_FULL_SPEED = 400 * PADDLE_COUNTS / 170
 PADDLE_ACCELERATION = 20 * PADDLE_FULL_SPEED
+PADDLE_WAVES, PADDLE_TOLERANCE = np.array([0.25, 0.5, 0.25]), 0.04
 
 MOUNT_PER_DEG = 409_600 / 3
 MOUNT_PER_SPEED, MOUNT_PER_ACCELERATION = 7_329_109 / MOUNT_PER_DEG, 1_502 / MOUNT_PER_DEG
@@ -26,6 +30,8 @@ JOG_SIZES = (2, 4, 4, 4, 4, 2)
 class EmulatedThorlabsMpc320(AptUnit):
     """Three paddles, 170 degrees in 1370 counts. A paddle stays where it is without power and knows where that is.
 
+    Fibre is wound on them to a quarter, half and quarter wave plate, as well as loops allow.
+
     Source:
         Thorlabs Motion Controllers Host-Controller Communications Protocol, issue 37, "MPC220 and MPC320"; that it
         reports the end of a move without data is from recordings.
@@ -35,6 +41,7 @@ class EmulatedThorlabsMpc320(AptUnit):
     serial_number: ClassVar[int] = 38_000_007
     hardware_type: ClassVar[int] = 16
     firmware: ClassVar[tuple[int, int, int]] = (1, 0, 4)
+    in_fibre: ClassVar[bool] = True
 
     def power_cycle(self) -> None:
         """Settings and motors as at power-up: motors off, 20 % speed, jog steps of 10 counts."""
@@ -42,6 +49,14 @@ class EmulatedThorlabsMpc320(AptUnit):
         at = {channel: self.motors[channel].position(self.world.now_s()) for channel in self.motors}
         self.motors = {channel: Motor(round(at.get(channel, 0))) for channel in PADDLES}
         self.velocity, self.home_position, self.jog_steps = 20, 0, [10, 10, 10]
+        spread = self.world.rng("fibre on the paddles").standard_normal(len(PADDLES))
+        self._waves = PADDLE_WAVES * (1 + PADDLE_TOLERANCE * spread)
+
+    def retarders(self, at_s: float) -> list[tuple[float, float]]:
+        """Return angle and retardance of each paddle's loops in radians."""
+        to_rad = math.radians(170 / PADDLE_COUNTS)
+        angles = [self.motors[channel].position(at_s) * to_rad for channel in PADDLES]
+        return [(angle, 2 * math.pi * float(waves)) for angle, waves in zip(angles, self._waves, strict=True)]
 
     def setters(self) -> dict[int, Callable[[Command], None]]:
         """Return what it does with messages that set or start something."""
@@ -111,6 +126,8 @@ class EmulatedThorlabsMpc320(AptUnit):
 class EmulatedThorlabsK10Cr1(AptUnit):
     """A rotation mount, 136533.3 counts a degree. Its counter begins at 0 where it stands, until it is homed.
 
+    On a bench with light there is a half-wave plate in it.
+
     Source:
         Thorlabs Motion Controllers Host-Controller Communications Protocol, issue 37; that both moving bits are on
         whichever way it turns, and still on in the report of the end, is from recordings.
@@ -120,6 +137,7 @@ class EmulatedThorlabsK10Cr1(AptUnit):
     serial_number: ClassVar[int] = 55_000_011
     hardware_type: ClassVar[int] = 50
     firmware: ClassVar[tuple[int, int, int]] = (1, 0, 3)
+    in_fibre: ClassVar[bool] = False
     unit_faults: ClassVar[frozenset[Fault]] = AptUnit.unit_faults | {Fault.COUNTER_WRAP}
 
     def power_cycle(self) -> None:
@@ -138,6 +156,10 @@ class EmulatedThorlabsK10Cr1(AptUnit):
     def angle_deg(self) -> float:
         """Where the mount really stands, 0 to 360 degrees."""
         return self.motors[1].position(self.world.now_s()) / MOUNT_PER_DEG % 360.0
+
+    def retarders(self, at_s: float) -> list[tuple[float, float]]:
+        """Return angle and retardance of the plate in it in radians."""
+        return [(math.radians(self.motors[1].position(at_s) / MOUNT_PER_DEG), math.pi)]
 
     def setters(self) -> dict[int, Callable[[Command], None]]:
         """Return what it does with messages that set or start something."""

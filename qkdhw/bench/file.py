@@ -1,4 +1,4 @@
-"""A bench file: the units on one table, their addresses, settings and wiring, in TOML.
+"""A bench file: the units on one table, their addresses, settings, wiring and the path of the light, in TOML.
 
 [units.receiver]
 name = "sfifteen-tdc1"
@@ -13,6 +13,11 @@ channel = 1
 detector = "D0"
 basis = "key"
 bit = 0
+
+[optics]                            # optional: what the light passes, in this order
+path = ["laser", "attenuator", "detectors"]
+fixed_loss_db = 45                  # optional: of all that is no unit
+wavelength_nm = 1550                # optional
 """
 
 from __future__ import annotations
@@ -28,7 +33,8 @@ from qkdhw.errors import ConfigurationError
 
 _REMEDY = (
     'the form: [units.LABEL] with name = "DRIVER", url = "ADDRESS"; if wanted settings = {..}, options = {..}, model, '
-    'serial_number, firmware; [[wiring]] with unit = "LABEL", channel = 1, detector = "D0", basis = "key", bit = 0'
+    'serial_number, firmware; [[wiring]] with unit = "LABEL", channel = 1, detector = "D0", basis = "key", bit = 0; '
+    '[optics] with path = ["LABEL", ...]'
 )
 
 
@@ -66,11 +72,27 @@ class Wire(_Strict):
     bit: Annotated[int, Field(ge=0, le=1)]
 
 
+class Optics(_Strict):
+    """What the light passes; opening a bench uses none of it, emulated units are coupled by it.
+
+    Attributes:
+        path: Names of units in the file, from the source to the detectors; which tagger's inputs the detectors are
+            connected to is in the wiring.
+        fixed_loss_db: Loss of what is no unit: fibre, fixed attenuators.
+        wavelength_nm: Of the light.
+    """
+
+    path: tuple[str, ...]
+    fixed_loss_db: Annotated[float, Field(ge=0, le=300)] = 0.0
+    wavelength_nm: Annotated[float, Field(gt=100, lt=20_000)] = 1550.0
+
+
 class BenchFile(_Strict):
     """A bench file."""
 
     units: Annotated[dict[str, BenchUnit], Field(min_length=1)]
     wiring: tuple[Wire, ...] = ()
+    optics: Optics | None = None
 
     def unit(self, label: str) -> BenchUnit:
         """Return the unit of this name.
@@ -90,6 +112,20 @@ class BenchFile(_Strict):
                 raise ValueError(f"wiring.{number}.unit: there is no unit {unit!r}")
             if (unit, channel) in inputs[:number]:
                 raise ValueError(f"wiring.{number}.channel: {unit} channel {channel} is wired twice")
+        return self
+
+    @model_validator(mode="after")
+    def _light_passes_units_once(self) -> Self:
+        if self.optics is None:
+            return self
+        path = self.optics.path
+        if not path:
+            raise ValueError("optics.path: the light must pass at least one unit")
+        for number, label in enumerate(path):
+            if label not in self.units:
+                raise ValueError(f"optics.path.{number}: there is no unit {label!r}")
+            if label in path[:number]:
+                raise ValueError(f"optics.path.{number}: {label} is on the path twice")
         return self
 
 
@@ -116,7 +152,8 @@ def _said(error: ErrorDetails) -> str:
     """Say what is wrong with a field."""
     if error["type"] == "extra_forbidden":
         place = error["loc"]
-        model = BenchFile if len(place) == 1 else BenchUnit if place[0] == "units" else Wire
+        models: dict[Any, type[BaseModel]] = {"units": BenchUnit, "wiring": Wire, "optics": Optics}
+        model = BenchFile if len(place) == 1 else models[place[0]]
         return f"there is no such field; fields: {', '.join(model.model_fields)}"
     if wanted := _KINDS.get(error["type"]):
         return wanted
