@@ -1,0 +1,35 @@
+import numpy as np
+from numpy.typing import NDArray
+
+class Tagger:
+    def __init__(
+        self,
+        bit_generator: np.random.BitGenerator,
+        n_channels: int,
+        *,
+        tick_ps: float,
+        noise_ps: float = 0,
+        bin_edges: NDArray[np.float64] | None = None,
+    ) -> None: ...
+    @property
+    def waiting(self) -> int: ...
+    def tick_at(self, time_ps: float, begin_tick: int, begin_ps: float, rate: float) -> int: ...
+    def add(
+        self,
+        channel: int,
+        time_ps: NDArray[np.float64],
+        cause: NDArray[np.uint8],
+        origin: NDArray[np.int64],
+        begin_tick: int,
+        begin_ps: float,
+        rate: float,
+        skew_ps: float,
+    ) -> None: ...
+    def merge(
+        self,
+        end_tick: int,
+        tick: NDArray[np.int64],
+        channel: NDArray[np.uint8],
+        cause: NDArray[np.uint8],
+        origin: NDArray[np.int64],
+    ) -> int: ...

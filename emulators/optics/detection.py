@@ -1,0 +1,328 @@
+"""Detectors and time tagger of one end: from the light of a cell to the ticks that a tagger writes.
+
+Light and clicks are carried over the edges of cells: detectors go on to `EARLY_PS` before a cell's end, for the next
+cell's light may come that much before its begin, and the tagger to a little before that, for jitter and skew may bring
+clicks forward. What is given of a cell is thus complete up to `DetectedEvents.end_ticks`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkdhw.errors import ConfigurationError
+from qkdhw_emulators._optics import detector, tagger
+from qkdhw_emulators.optics.attack import LinkCondition
+from qkdhw_emulators.optics.receiver_oscillator import ReceiverOscillator
+from qkdhw_emulators.optics.setup import BASES, Detector, Gate, Receiver, Tagger
+
+EARLY_PS = 10_000_000
+SAFE_SIGMAS = 10
+PATTERN_BINS = 256
+FEWEST_CLICKS = 4096
+
+# Streams of a purpose; those below are of the detectors, by index.
+TAGGER_STREAM = 64
+PATTERN_STREAM = 65
+OSCILLATOR_STREAM = 66
+
+
+class Light(Protocol):
+    """Light that reaches detectors in a cell."""
+
+    @property
+    def time_ps(self) -> NDArray[np.float64]:
+        """Since the begin of the cell, rising."""
+
+    @property
+    def detector(self) -> NDArray[np.uint8]:
+        """Which detector it reaches."""
+
+    @property
+    def bright(self) -> NDArray[np.uint8]:
+        """1 for light that makes any detector click."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectedEvents:
+    """What a tagger wrote.
+
+    Attributes:
+        ticks: int64 (n,), readings of its clock in ticks, never falling: a clock that steps back stands still.
+        channel: uint8 (n,), index of the detector.
+        cause: uint8 (n,), truth: 0 photon, 1 dark count, 2 afterpulse, 3 background, 4 bright light.
+        arrival: int64 (n,), truth: which light it was, counted over all cells; -1: none.
+        end_ticks: All events before this tick are given, here or before; later ones come from it on.
+    """
+
+    ticks: NDArray[np.int64]
+    channel: NDArray[np.uint8]
+    cause: NDArray[np.uint8]
+    arrival: NDArray[np.int64]
+    end_ticks: int
+
+
+class Detection:
+    """Detectors and tagger of one end.
+
+    Args:
+        receiver: Its detectors, and the optics before them for background light.
+        tagger_setup: Its time tagger and clock.
+        period_ps: Time from pulse to pulse.
+        cell_ps: Length of a cell; for gated detectors whole periods.
+        seed: Seed of everything random.
+        run: Number of the run.
+        purpose: Number of this end's random streams.
+        background_rate_hz: Stray photons per second at the receiver's input.
+
+    Raises:
+        ConfigurationError: A gate is longer than the period, or a cell of gated detectors is not whole periods.
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        tagger_setup: Tagger,
+        *,
+        period_ps: int,
+        cell_ps: int,
+        seed: int,
+        run: int,
+        purpose: int,
+        background_rate_hz: float,
+    ) -> None:
+        if receiver.gate.width_ps > period_ps:
+            raise ConfigurationError(
+                f"receiver.gate.width_ps: {receiver.gate.width_ps} is above the period, {period_ps}"
+            )
+        if receiver.gate.width_ps and cell_ps % period_ps:
+            raise ConfigurationError(f"cell_ps: {cell_ps} is no multiple of the gates' period, {period_ps}")
+        self._cell_ps = cell_ps
+        self._streams = (seed, run, purpose)
+        noise = noise_rates(receiver, background_rate_hz)
+        self._chains = [
+            build_chain(d, receiver.gate, period_ps, *noise[i], bit_generator=self._stream(i))
+            for i, d in enumerate(receiver.detectors)
+        ]
+        skew = tagger_setup.skew_ps
+        self._skew_ps = [skew[i] if i < len(skew) else 0.0 for i in range(len(self._chains))]
+        jitter_ps = max(math.hypot(d.jitter_ps, tagger_setup.noise_ps) for d in receiver.detectors)
+        self._hold_ps = EARLY_PS + SAFE_SIGMAS * jitter_ps + max(0.0, -min(self._skew_ps))
+        self._tagger = tagger.Tagger(
+            self._stream(TAGGER_STREAM),
+            len(self._chains),
+            tick_ps=tagger_setup.tick_fs / 1000,
+            noise_ps=tagger_setup.noise_ps,
+            bin_edges=bin_edges(tagger_setup.non_linearity, self._stream(PATTERN_STREAM)),
+        )
+        self._oscillator = ReceiverOscillator(tagger_setup, cell_ps, self._stream(OSCILLATOR_STREAM))
+        self._was_latched = [False] * len(self._chains)
+        self._arrivals = 0
+        self._end_ticks = -(1 << 62)
+        self._carried = _Pending(np.empty(0), np.empty(0, np.uint8), np.empty(0, np.uint8), np.empty(0, np.int64))
+        self._room = FEWEST_CLICKS
+
+    @property
+    def latched(self) -> tuple[bool, ...]:
+        """Which detectors have latched."""
+        return tuple(chain.latched for chain in self._chains)
+
+    def reset(self, index: int) -> None:
+        """Take away the bias of a latched detector for a moment."""
+        self._chains[index].latched = False
+
+    def set_noise(self, receiver: Receiver, background_rate_hz: float) -> None:
+        """Change dark counts and background from the next cell on.
+
+        Args:
+            receiver: As it is now; nothing but its dark counts and what background light meets is used.
+            background_rate_hz: Stray photons per second at the receiver's input.
+        """
+        for chain, rates in zip(self._chains, noise_rates(receiver, background_rate_hz), strict=True):
+            chain.set_noise(*rates)
+
+    def register(self, cell_index: int, arrivals: Light, condition: LinkCondition) -> DetectedEvents:
+        """Detect a cell's light, and what was carried into the cell; cells come in order.
+
+        Args:
+            cell_index: Number of the cell.
+            arrivals: The light.
+            condition: What attackers and faults do in this cell.
+
+        Raises:
+            ConfigurationError: Cells do not come in order, or light is for a detector that is not there.
+        """
+        self._obey(condition)
+        clock = self._oscillator.advance(cell_index, condition)
+        horizon_ps = float(self._cell_ps - EARLY_PS)
+        per_detector = self._by_detector(arrivals, horizon_ps)
+        for channel, (chain, light) in enumerate(zip(self._chains, per_detector, strict=True)):
+            for clicks in self._clicks(chain, light, horizon_ps):
+                self._tagger.add(channel, *clicks, *clock, self._skew_ps[channel])
+            chain.rebase(self._cell_ps)
+        self._end_ticks = max(self._end_ticks, self._tagger.tick_at(self._cell_ps - self._hold_ps, *clock))
+        return self._merge()
+
+    def _obey(self, condition: LinkCondition) -> None:
+        """Turn what a condition says on; a detector that was made to latch stays so until it is reset."""
+        for i, (chain, now) in enumerate(zip(self._chains, condition.detectors, strict=True)):
+            chain.blinded, chain.dead = now.blinded, now.dead
+            if now.latched and not self._was_latched[i]:
+                chain.latched = True
+            self._was_latched[i] = now.latched
+
+    def _by_detector(self, arrivals: Light, horizon_ps: float) -> list[_Pending]:
+        """Put carried and new light in order, keep back what comes after the horizon, and part the rest."""
+        number = np.arange(self._arrivals, self._arrivals + len(arrivals.time_ps))
+        self._arrivals += len(arrivals.time_ps)
+        light = _Pending(arrivals.time_ps, arrivals.detector, arrivals.bright, number)
+        if len(self._carried.time_ps):
+            light = self._carried.joined(light)
+        cut = int(np.searchsorted(light.time_ps, horizon_ps))
+        late = light.part(slice(cut, None))
+        self._carried = _Pending(late.time_ps - self._cell_ps, late.detector, late.bright, late.number)
+        order = np.argsort(light.detector[:cut], kind="stable")
+        ends = np.cumsum(np.bincount(light.detector[:cut], minlength=len(self._chains)))
+        if len(ends) > len(self._chains):
+            raise ConfigurationError(f"light for detector {len(ends) - 1}: there are {len(self._chains)}")
+        light = light.part(order)
+        begins = [0, *ends[:-1]]
+        return [light.part(slice(b, e)) for b, e in zip(begins, ends, strict=True)]
+
+    def _clicks(
+        self, chain: detector.DetectorChain, light: _Pending, horizon_ps: float
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.int64]]]:
+        """Run a detector to the horizon."""
+        found, used = [], 0
+        self._room = max(self._room, len(light.time_ps) * 5 // 4)
+        while True:
+            out = np.empty(self._room), np.empty(self._room, np.uint8), np.empty(self._room, np.int64)
+            rest = slice(used, None)
+            more, n = chain.detect(light.time_ps[rest], light.bright[rest], light.number[rest], horizon_ps, *out)
+            used += more
+            found.append((out[0][:n], out[1][:n], out[2][:n]))
+            if n < self._room:
+                return found
+
+    def _merge(self) -> DetectedEvents:
+        waiting = self._tagger.waiting
+        ticks, origin = np.empty(waiting, np.int64), np.empty(waiting, np.int64)
+        channel, cause = np.empty(waiting, np.uint8), np.empty(waiting, np.uint8)
+        n = self._tagger.merge(self._end_ticks, ticks, channel, cause, origin)
+        return DetectedEvents(ticks[:n], channel[:n], cause[:n], origin[:n], self._end_ticks)
+
+    def _stream(self, index: int) -> np.random.SFC64:
+        seed, run, purpose = self._streams
+        return np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(run, purpose, index)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """Light with its numbers, in the order of time."""
+
+    time_ps: NDArray[np.float64]
+    detector: NDArray[np.uint8]
+    bright: NDArray[np.uint8]
+    number: NDArray[np.int64]
+
+    def part(self, which: slice | NDArray[np.intp]) -> _Pending:
+        return _Pending(self.time_ps[which], self.detector[which], self.bright[which], self.number[which])
+
+    def joined(self, other: _Pending) -> _Pending:
+        joined = _Pending(
+            np.concatenate((self.time_ps, other.time_ps)),
+            np.concatenate((self.detector, other.detector)),
+            np.concatenate((self.bright, other.bright)),
+            np.concatenate((self.number, other.number)),
+        )
+        return joined.part(np.argsort(joined.time_ps, kind="stable"))
+
+
+def build_chain(
+    d: Detector,
+    gate: Gate,
+    period_ps: int,
+    dark_hz: float,
+    background_hz: float,
+    *,
+    bit_generator: np.random.BitGenerator,
+) -> detector.DetectorChain:
+    """Build a detector; its gates are about the arrivals at itself, so its delay shifts them.
+
+    Args:
+        d: The detector.
+        gate: Its gates.
+        period_ps: Time from pulse to pulse.
+        dark_hz: Dark counts per second.
+        background_hz: Detectable background photons per second.
+        bit_generator: Its own random stream.
+    """
+    law = d.afterpulse_power_law
+    return detector.DetectorChain(
+        bit_generator,
+        dark_hz=dark_hz,
+        background_hz=background_hz,
+        dead_time_ps=d.dead_time_ns * 1e3,
+        paralysable=d.dead_time_kind == "paralysable",
+        recovery_ps=d.recovery_ns * 1e3,
+        child_probability=[a.probability for a in d.afterpulses],
+        child_tau_ps=[a.tau_ns * 1e3 for a in d.afterpulses],
+        power_law=(law.probability, law.exponent, law.from_ns * 1e3, law.to_ns * 1e3) if law else (0, 1, 1, 1),
+        jitter_ps=d.jitter_ps,
+        tail_weight=d.jitter_tail_weight,
+        tail_ps=d.jitter_tail_ps,
+        latch_hz=d.latches_above_hz,
+        period_ps=period_ps,
+        gate_width_ps=gate.width_ps,
+        gate_fwhm_ps=gate.profile_fwhm_ps,
+        gate_centre_ps=gate.offset_ps + d.delay_ps,
+    )
+
+
+def noise_rates(receiver: Receiver, background_rate_hz: float) -> list[tuple[float, float]]:
+    """Return dark counts and detectable background photons per second of each detector.
+
+    Background light has no polarisation or phase: each basis gets its share of it, whether a switch or a splitter
+    chooses, and both ports of a basis the same.
+
+    Args:
+        receiver: The receiver.
+        background_rate_hz: Stray photons per second at its input.
+    """
+    meaning = receiver.meaning
+    others = 2 if any(m.startswith("third") for m in meaning) else 1
+    arms = {}
+    for basis in BASES:
+        share = receiver.key_basis_probability if basis == "key" else (1 - receiver.key_basis_probability) / others
+        loss_db = receiver.loss_db + (receiver.test_loss_db if basis != "key" else 0.0)
+        arms[basis] = share * 10 ** (-loss_db / 10)
+    rates = []
+    for d, what in zip(receiver.detectors, meaning, strict=True):
+        arm = arms["key"] + arms["test"] if what.startswith("any") else arms[what.rstrip("01")]  # type: ignore[index]
+        port = (1.0 if what == "key" else 0.5) / meaning.count(what)
+        rates.append((d.dark_count_rate_hz, background_rate_hz * arm * port * d.efficiency))
+    return rates
+
+
+def bin_edges(non_linearity: float, bit_generator: np.random.BitGenerator) -> NDArray[np.float64] | None:
+    """Draw a tagger's pattern of 256 bin widths whose largest relative deviation is `non_linearity`.
+
+    Args:
+        non_linearity: 0 to 0.9; 0: all bins are alike.
+        bit_generator: Where from.
+
+    Returns:
+        Edges in ticks, (257,), from 0 to 256; None: all alike.
+    """
+    if not non_linearity:
+        return None
+    deviation = np.random.Generator(bit_generator).uniform(-1, 1, PATTERN_BINS)
+    deviation -= deviation.mean()
+    widths = 1 + non_linearity * deviation / np.abs(deviation).max()
+    edges = np.concatenate(([0.0], np.cumsum(widths)))
+    edges[-1] = PATTERN_BINS
+    return edges

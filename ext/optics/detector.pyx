@@ -1,0 +1,414 @@
+"""Turn the light that reaches one detector into clicks.
+
+Photons, noise and afterpulses are taken in the order of their times; each may be refused by the gate, the dead time, the
+recovery after it, blinding or latching. What follows from a click (dead time, afterpulses) is at its true time; jitter
+is in the registered time alone. State survives from cell to cell, so cells may be of any length.
+
+Random numbers are drawn in the order of the events and nothing else, with NumPy's C distributions: a readable oracle
+with a `numpy.random.Generator` on the same bits gives the same clicks.
+"""
+
+cimport cython
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.math cimport INFINITY, ceil, exp, fabs, floor, log, pow
+from libc.stdint cimport int64_t, uint8_t
+from libc.stdlib cimport free, realloc
+from numpy.random cimport bitgen_t
+from numpy.random.c_distributions cimport (
+    random_standard_exponential, random_standard_normal, random_standard_uniform,
+)
+
+cdef enum:
+    PHOTON = 0
+    DARK = 1
+    AFTERPULSE = 2
+    BACKGROUND = 3
+    BRIGHT = 4
+    LATCH_CLICKS = 1024
+    MAX_COMPONENTS = 8
+
+cdef double PER_HZ_PS = 1e-12
+cdef double FOUR_LN_2 = 2.772588722239781
+# After 40 time constants the recovery differs from 1 by less than a double can say.
+cdef double RECOVERED = 40.0
+
+
+@cython.final
+cdef class DetectorChain:
+    """One detector.
+
+    A click has a Poissonian number of children, afterpulses that may have children in turn. The mean number is exact, and
+    so is their intensity, the sum over the components of probability / tau * exp(-t / tau): traps empty independently of
+    each other. A child in the dead time is lost. In a gated detector a child counts in a gate only: it comes at a uniform
+    place of the first gate that opens after its time, so that the mean number of children is still the sum of the
+    probabilities; that is the published number, registered afterpulses per click.
+
+    Noise of a gated detector lives in the gates; its rates are those in an open gate. Light of the background, and no
+    dark count, follows the gate's profile. Latching is decided after each 1024 clicks from the time that they took.
+
+    Args:
+        bit_generator: numpy.random.BitGenerator of this detector alone; it is used without its lock.
+        dark_hz: Dark counts per second.
+        background_hz: Detectable background photons per second.
+        dead_time_ps: After a click.
+        paralysable: Whether an event in the dead time prolongs it.
+        recovery_ps: Time constant with which the efficiency comes back after the dead time; 0: at once.
+        child_probability: For each exponential component, mean children of a click; at most 8 components.
+        child_tau_ps: Lifetimes of the components.
+        power_law: Probability, exponent, shortest and longest waiting time in ps; probability 0: none. It excludes
+            the components.
+        jitter_ps: Standard deviation of the Gaussian part.
+        tail_weight: Share of the clicks with an exponential delay on top.
+        tail_ps: Constant of that delay.
+        latch_hz: Count rate above which it latches; 0: never.
+        period_ps: Time from gate to gate.
+        gate_width_ps: Length of a gate; 0: free-running.
+        gate_fwhm_ps: Width of the Gaussian efficiency in the gate; 0: flat.
+        gate_centre_ps: Centre of a gate, modulo the period.
+
+    Attributes:
+        blinded: Only bright light makes clicks, and they have no children.
+        dead: Nothing makes clicks.
+        latched: The same, until it is set to False.
+
+    Raises:
+        ValueError: Components do not fit each other, or a gate is longer than the period.
+    """
+
+    cdef public bint blinded
+    cdef public bint dead
+    cdef public bint latched
+    cdef object _keep
+    cdef bitgen_t* _bits
+    cdef double _now, _live_from
+    cdef double _noise_rate, _dark_share, _noise_next, _noise_gate, _noise_phase
+    cdef double _dead_ps, _recovery_ps
+    cdef bint _paralysable
+    cdef double _childless
+    cdef double _children
+    cdef int _n_components
+    cdef double[MAX_COMPONENTS] _cumulative
+    cdef double[MAX_COMPONENTS] _tau_ps
+    cdef double _exponent, _from_ps, _to_ps
+    cdef double _jitter_ps, _tail_weight, _tail_ps
+    cdef double _latch_ps, _clicks_since
+    cdef int _clicks
+    cdef int64_t _period_ps
+    cdef double _width_ps, _fwhm_ps, _centre_ps
+    cdef double* _due
+    cdef Py_ssize_t _n_due, _room_due
+
+    def __init__(
+        self, bit_generator, *, double dark_hz=0, double background_hz=0, double dead_time_ps=0, bint paralysable=False,
+        double recovery_ps=0, child_probability=(), child_tau_ps=(), power_law=(0, 1, 1, 1), double jitter_ps=0,
+        double tail_weight=0, double tail_ps=0, double latch_hz=0, int64_t period_ps=1, double gate_width_ps=0,
+        double gate_fwhm_ps=0, double gate_centre_ps=0,
+    ):
+        cdef int k
+        if len(child_probability) != len(child_tau_ps) or len(child_tau_ps) > MAX_COMPONENTS:
+            raise ValueError("child_probability and child_tau_ps: give as many of each, at most 8")
+        if period_ps < 1 or gate_width_ps > period_ps:
+            raise ValueError("gate_width_ps: a gate is at most as long as the period, which is at least 1 ps")
+        self._keep = bit_generator
+        self._bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+        self._dead_ps, self._paralysable, self._recovery_ps = dead_time_ps, paralysable, recovery_ps
+        self._children = power_law[0]
+        self._exponent, self._from_ps, self._to_ps = power_law[1], power_law[2], power_law[3]
+        self._n_components = len(child_tau_ps)
+        for k in range(self._n_components):
+            self._children += child_probability[k]
+            self._cumulative[k] = self._children
+            self._tau_ps[k] = child_tau_ps[k]
+        self._childless = exp(-self._children)
+        self._jitter_ps, self._tail_weight, self._tail_ps = jitter_ps, tail_weight, tail_ps
+        self._latch_ps = LATCH_CLICKS / (latch_hz * PER_HZ_PS) if latch_hz > 0 else 0
+        self._period_ps, self._width_ps, self._fwhm_ps = period_ps, gate_width_ps, gate_fwhm_ps
+        self._centre_ps = gate_centre_ps - floor(gate_centre_ps / period_ps) * period_ps
+        self._live_from = -INFINITY
+        self._noise_next = INFINITY
+        self.set_noise(dark_hz, background_hz)
+
+    def __dealloc__(self):
+        free(self._due)
+
+    def set_noise(self, double dark_hz, double background_hz):
+        """Change the noise from the last horizon on; drawing again is exact, for an exponential wait has no memory.
+
+        Args:
+            dark_hz: Dark counts per second.
+            background_hz: Detectable background photons per second.
+        """
+        cdef double rate = (dark_hz + background_hz) * PER_HZ_PS
+        cdef double share = dark_hz / (dark_hz + background_hz) if rate > 0 else 1
+        if rate == self._noise_rate and share == self._dark_share:
+            return
+        self._noise_rate, self._dark_share = rate, share
+        self._noise_gate = ceil((self._now - self._centre_ps - self._width_ps / 2) / self._period_ps)
+        self._noise_phase = max(
+            0.0, self._now - (self._noise_gate * self._period_ps + self._centre_ps - self._width_ps / 2)
+        )
+        self._noise_next = self._now
+        self._draw_noise()
+
+    def detect(
+        self,
+        const double[::1] time_ps not None,
+        const uint8_t[::1] bright not None,
+        const int64_t[::1] number not None,
+        double horizon_ps,
+        double[::1] click_ps not None,
+        uint8_t[::1] cause not None,
+        int64_t[::1] origin not None,
+    ):
+        """Go on to a horizon.
+
+        Args:
+            time_ps: float64 (n,), arrivals since the cell's begin, rising; those from the horizon on are left.
+            bright: uint8 (n,), 1 for light that clicks whatever the gate, the recovery and blinding.
+            number: int64 (n,), numbers of the arrivals, for `origin`.
+            horizon_ps: Where to stop.
+            click_ps: float64, out: registered times, in the order of the true ones.
+            cause: uint8, out: 0 photon, 1 dark count, 2 afterpulse, 3 background, 4 bright light.
+            origin: int64, out: number of the arrival, -1 for the others.
+
+        Returns:
+            How many arrivals were used and how many clicks written. If as many as there is room for, call again.
+
+        Raises:
+            ValueError: The arrays of the arrivals, or those of the clicks, differ in length.
+        """
+        cdef Py_ssize_t used = 0, written = 0
+        if not (time_ps.shape[0] == bright.shape[0] == number.shape[0]):
+            raise ValueError("time_ps, bright and number: lengths differ")
+        if not (click_ps.shape[0] == cause.shape[0] == origin.shape[0]):
+            raise ValueError("click_ps, cause and origin: lengths differ")
+        with nogil:
+            self._detect(time_ps, bright, number, horizon_ps, click_ps, cause, origin, &used, &written)
+        return used, written
+
+    def rebase(self, int64_t cell_ps):
+        """Count times from `cell_ps` later on.
+
+        Args:
+            cell_ps: Length of the cell that ends.
+
+        Raises:
+            ValueError: A gated detector's cell is no whole number of periods.
+        """
+        cdef Py_ssize_t i
+        if self._width_ps > 0 and cell_ps % self._period_ps:
+            raise ValueError("cell_ps: not a whole number of periods")
+        self._now -= cell_ps
+        self._live_from -= cell_ps
+        self._noise_next -= cell_ps
+        self._noise_gate -= cell_ps // self._period_ps
+        self._clicks_since -= cell_ps
+        for i in range(self._n_due):
+            self._due[i] -= cell_ps
+
+    cdef int _detect(
+        self, const double[::1] time_ps, const uint8_t[::1] bright, const int64_t[::1] number, double horizon,
+        double[::1] click_ps, uint8_t[::1] cause, int64_t[::1] origin, Py_ssize_t* used, Py_ssize_t* written,
+    ) except -1 nogil:
+        cdef Py_ssize_t i = 0, n = 0, n_arrivals = time_ps.shape[0], room = click_ps.shape[0]
+        cdef double t, due
+        cdef int why
+        while n < room:
+            t = time_ps[i] if i < n_arrivals else INFINITY
+            due = self._due[0] if self._n_due else INFINITY
+            if t <= self._noise_next and t <= due:
+                if t >= horizon:
+                    break
+                why = self._meet_light(t, bright[i])
+                origin[n] = number[i]
+                i += 1
+            elif self._noise_next <= due:
+                t = self._noise_next
+                if t >= horizon:
+                    break
+                why = self._meet_noise(t)
+                origin[n] = -1
+                self._draw_noise()
+            else:
+                t = due
+                if t >= horizon:
+                    break
+                self._drop_due()
+                why = AFTERPULSE if self._hears() and self._is_live(t) else -1
+                origin[n] = -1
+            if why >= 0:
+                click_ps[n] = self._click(t)
+                cause[n] = <uint8_t>why
+                n += 1
+        if n < room:
+            self._now = horizon
+        used[0] = i
+        written[0] = n
+        return 0
+
+    cdef inline bint _hears(self) noexcept nogil:
+        """Whether anything but bright light can make it click."""
+        return not (self.blinded or self.dead or self.latched)
+
+    cdef inline int _meet_light(self, double t, bint bright) except -2 nogil:
+        """Return the cause of a click, or -1."""
+        if bright:
+            if self.dead or self.latched or self._in_dead_time(t):
+                return -1
+            return BRIGHT
+        if not self._hears() or (self._width_ps > 0 and not self._through_gate(t)) or not self._is_live(t):
+            return -1
+        return PHOTON
+
+    cdef inline int _meet_noise(self, double t) except -2 nogil:
+        cdef int why = DARK
+        if self._dark_share < 1 and random_standard_uniform(self._bits) >= self._dark_share:
+            why = BACKGROUND
+        if not self._hears():
+            return -1
+        if why == BACKGROUND and self._width_ps > 0 and not self._through_gate(t):
+            return -1
+        return why if self._is_live(t) else -1
+
+    cdef inline bint _in_dead_time(self, double t) noexcept nogil:
+        if t >= self._live_from:
+            return False
+        if self._paralysable:
+            self._live_from = t + self._dead_ps
+        return True
+
+    cdef inline bint _is_live(self, double t) noexcept nogil:
+        """Whether dead time and recovery let a click be."""
+        cdef double since
+        if self._in_dead_time(t):
+            return False
+        if self._recovery_ps > 0:
+            since = (t - self._live_from) / self._recovery_ps
+            return since >= RECOVERED or random_standard_uniform(self._bits) < 1 - exp(-since)
+        return True
+
+    cdef inline bint _through_gate(self, double t) noexcept nogil:
+        cdef double phase = t - self._centre_ps, share
+        phase -= floor(phase / self._period_ps + 0.5) * self._period_ps
+        if fabs(phase) > self._width_ps / 2:
+            return False
+        if self._fwhm_ps > 0:
+            share = phase / self._fwhm_ps
+            return random_standard_uniform(self._bits) < exp(-FOUR_LN_2 * share * share)
+        return True
+
+    cdef inline double _click(self, double t) except? -1 nogil:
+        """Click at t; return the registered time."""
+        cdef double u
+        self._live_from = t + self._dead_ps
+        if self._latch_ps > 0:
+            self._count_for_latch(t)
+        if self._children > 0 and not self.blinded:
+            u = random_standard_uniform(self._bits)
+            if u >= self._childless:
+                self._bear(t, u)
+        if self._jitter_ps > 0:
+            t += self._jitter_ps * random_standard_normal(self._bits)
+        if self._tail_weight > 0 and random_standard_uniform(self._bits) < self._tail_weight:
+            t += self._tail_ps * random_standard_exponential(self._bits)
+        return t
+
+    cdef int _count_for_latch(self, double t) except -1 nogil:
+        self._clicks += 1
+        if self._clicks == LATCH_CLICKS:
+            if t - self._clicks_since < self._latch_ps:
+                self.latched = True
+                self._n_due = 0
+            self._clicks = 0
+            self._clicks_since = t
+        return 0
+
+    cdef int _bear(self, double t, double u) except -1 nogil:
+        """Draw the children of a click at t: their number from u by inversion of the Poisson law."""
+        cdef double term = self._childless, below = self._childless, due, open_ps
+        cdef int n = 0, k
+        while u >= below and term > 0:
+            n += 1
+            term *= self._children / n
+            below += term
+        for k in range(n):
+            due = t + self._wait()
+            if self._width_ps > 0:
+                open_ps = self._centre_ps - self._width_ps / 2
+                due = ceil((due - open_ps) / self._period_ps) * self._period_ps + open_ps
+                due += random_standard_uniform(self._bits) * self._width_ps
+            self._add_due(due)
+        return 0
+
+    cdef double _wait(self) except -1 nogil:
+        cdef double u, low
+        cdef int k = 0
+        if self._n_components == 0:
+            u = random_standard_uniform(self._bits)
+            if self._exponent == 1:
+                return self._from_ps * exp(u * log(self._to_ps / self._from_ps))
+            low = pow(self._from_ps, 1 - self._exponent)
+            return pow(low + u * (pow(self._to_ps, 1 - self._exponent) - low), 1 / (1 - self._exponent))
+        if self._n_components > 1:
+            u = random_standard_uniform(self._bits) * self._children
+            while k < self._n_components - 1 and u >= self._cumulative[k]:
+                k += 1
+        return self._tau_ps[k] * random_standard_exponential(self._bits)
+
+    cdef int _draw_noise(self) except -1 nogil:
+        """Draw the next noise event; in a gated detector time passes in the gates only."""
+        cdef double gates
+        if self._noise_rate <= 0:
+            self._noise_next = INFINITY
+            return 0
+        if self._width_ps <= 0:
+            self._noise_next += random_standard_exponential(self._bits) / self._noise_rate
+            return 0
+        self._noise_phase += random_standard_exponential(self._bits) / self._noise_rate
+        gates = floor(self._noise_phase / self._width_ps)
+        self._noise_phase = max(0.0, self._noise_phase - gates * self._width_ps)
+        self._noise_gate += gates
+        self._noise_next = (
+            self._noise_gate * self._period_ps + self._centre_ps - self._width_ps / 2 + self._noise_phase
+        )
+        return 0
+
+    cdef int _add_due(self, double due) except -1 nogil:
+        """Put a child into the heap; the earliest is at 0."""
+        cdef Py_ssize_t i = self._n_due, parent
+        cdef double* grown
+        if i == self._room_due:
+            grown = <double*>realloc(self._due, (2 * i + 64) * sizeof(double))
+            if grown is NULL:
+                with gil:
+                    raise MemoryError
+            self._due = grown
+            self._room_due = 2 * i + 64
+        self._n_due += 1
+        while i > 0:
+            parent = (i - 1) >> 1
+            if self._due[parent] <= due:
+                break
+            self._due[i] = self._due[parent]
+            i = parent
+        self._due[i] = due
+        return 0
+
+    cdef int _drop_due(self) except -1 nogil:
+        """Take the earliest child out of the heap."""
+        cdef Py_ssize_t i = 0, child
+        cdef double last
+        self._n_due -= 1
+        last = self._due[self._n_due]
+        while True:
+            child = 2 * i + 1
+            if child >= self._n_due:
+                break
+            if child + 1 < self._n_due and self._due[child + 1] < self._due[child]:
+                child += 1
+            if last <= self._due[child]:
+                break
+            self._due[i] = self._due[child]
+            i = child
+        self._due[i] = last
+        return 0
