@@ -1,0 +1,85 @@
+"""Faults of single detectors."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from qkdhw.errors import ConfigurationError
+from qkdhw_emulators.optics.attack import Attack, DetectorCondition, LinkCondition
+from qkdhw_emulators.optics.setup import Fraction01, OpticalSetup
+
+
+class _DetectorFault(Attack):
+    """Base of faults of one detector.
+
+    Attributes:
+        detector: Its index in the receiver.
+    """
+
+    detector: int = Field(default=0, ge=0, le=7)
+
+    def check_detector(self, setup: OpticalSetup) -> None:
+        """Refuse a detector that there is not.
+
+        Raises:
+            ConfigurationError: There is none.
+        """
+        if self.detector >= len(setup.receiver.detectors):
+            raise ConfigurationError(
+                f"attack {self.name}: detector is {self.detector}, the receiver has {len(setup.receiver.detectors)}",
+                remedy=f"give 0 to {len(setup.receiver.detectors) - 1}",
+            )
+
+    def condition_of(self, condition: LinkCondition, setup: OpticalSetup) -> DetectorCondition:
+        """Return the condition of the detector."""
+        self.check_detector(setup)
+        return condition.detectors[self.detector]
+
+
+class DetectorDying(_DetectorFault):
+    """A detector loses its efficiency, or is dead.
+
+    Signature: its share of the clicks falls, so that bits and bases are biased; a dead one never clicks.
+    Source: see arXiv:2305.18006 for what the bias does to a key.
+
+    Attributes:
+        detector: Its index in the receiver.
+        efficiency_factor: What is left of its efficiency; 0: it is dead and has no dark counts either.
+    """
+
+    name: ClassVar[str] = "detector-dying"
+
+    efficiency_factor: Fraction01 = 0.0
+
+    def change_setup(self, setup: OpticalSetup, since_s: float) -> OpticalSetup:
+        """Return the setup with the weak detector."""
+        del since_s
+        self.check_detector(setup)
+        receiver = setup.receiver
+        detectors = list(receiver.detectors)
+        weak = detectors[self.detector]
+        detectors[self.detector] = weak.model_copy(update={"efficiency": weak.efficiency * self.efficiency_factor})
+        return setup.model_copy(update={"receiver": receiver.model_copy(update={"detectors": tuple(detectors)})})
+
+    def change_condition(self, condition: LinkCondition, setup: OpticalSetup, since_s: float) -> None:
+        """Let a dead one be silent."""
+        del since_s
+        if self.efficiency_factor == 0.0:
+            self.condition_of(condition, setup).dead = True
+
+
+class DetectorLatched(_DetectorFault):
+    """A superconducting detector has latched: it conducts no more until its bias was taken away.
+
+    Signature: it never clicks.
+    Source: A. J. Annunziata et al., J. Appl. Phys. 108, 084507 (2010), arXiv:1008.0895.
+    """
+
+    name: ClassVar[str] = "detector-latched"
+
+    def change_condition(self, condition: LinkCondition, setup: OpticalSetup, since_s: float) -> None:
+        """Latch it."""
+        del since_s
+        self.condition_of(condition, setup).latched = True

@@ -1,0 +1,145 @@
+"""Which attacks and faults a link meets, and when: from TOML or from a command line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from qkdhw.errors import ConfigurationError
+from qkdhw_emulators.optics.attack import Attack
+from qkdhw_emulators.optics.attacks import ATTACKS
+
+MAX_ATTACKS = 64
+MAX_TEXT_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Attacks and faults, each with its time.
+
+    Attributes:
+        attacks: In the order in which they act on a pulse, from the sender to the receiver.
+    """
+
+    attacks: tuple[Attack, ...] = ()
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """Read a schedule: a table `[[attack]]` for each, with `name`, `from_s`, `until_s` and the attack's own fields.
+
+        Args:
+            text: TOML, at most 64 KiB and 64 attacks.
+
+        Raises:
+            ConfigurationError: It is no such TOML; the message names the attack and the field.
+        """
+        if len(text.encode()) > MAX_TEXT_BYTES:
+            raise ConfigurationError(
+                f"attack schedule is above {MAX_TEXT_BYTES} bytes", remedy="a schedule has a few lines for each attack"
+            )
+        try:
+            content = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigurationError(f"attack schedule: {error}", remedy="write TOML") from error
+        tables = content.pop("attack", [])
+        if content or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
+            other = ", ".join(content) or "attack"
+            raise ConfigurationError(
+                f"attack schedule: {other} is not expected", remedy="write a table [[attack]] for each attack"
+            )
+        return cls._of([attack_from(table, f"attack {i}") for i, table in enumerate(tables, start=1)])
+
+    @classmethod
+    def from_arguments(cls, texts: list[str]) -> Self:
+        """Read attacks as a command line gives them: `intercept-resend:fraction=0.4,from_s=1`.
+
+        Args:
+            texts: One for each attack: its name, then a colon and fields with commas between them.
+
+        Raises:
+            ConfigurationError: A text is wrong; the message names the attack and the field.
+        """
+        return cls._of([_from_argument(text) for text in texts])
+
+    @classmethod
+    def _of(cls, attacks: list[Attack]) -> Self:
+        if len(attacks) > MAX_ATTACKS:
+            raise ConfigurationError(
+                f"attack schedule: it has {len(attacks)} attacks, the limit is {MAX_ATTACKS}",
+                remedy="leave some out",
+            )
+        return cls(tuple(attacks))
+
+    def active(self, now_s: float) -> tuple[Attack, ...]:
+        """Return the attacks that are on."""
+        return tuple(attack for attack in self.attacks if attack.is_on(now_s))
+
+    def next_change_s(self, now_s: float) -> float | None:
+        """Return when an attack begins or ends next, after now; None: nothing changes any more."""
+        times = [time_s for a in self.attacks for time_s in (a.from_s, a.until_s) if time_s is not None]
+        return min((time_s for time_s in times if time_s > now_s), default=None)
+
+
+def attack_from(fields: Mapping[str, Any], where: str) -> Attack:
+    """Make an attack from its name and fields.
+
+    Args:
+        fields: `name` and what the attack has.
+        where: What the error message begins with.
+
+    Raises:
+        ConfigurationError: There is no such attack or field, or a value is out of range.
+    """
+    rest = dict(fields)
+    name = rest.pop("name", None)
+    kind = ATTACKS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ConfigurationError(f"{where}: name {name!r} is no attack", remedy=f"one of: {', '.join(ATTACKS)}")
+    try:
+        attack = kind.model_validate(rest)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(
+            f"{where} ({name}): {field}: {first['msg']}, not {first['input']!r}",
+            remedy=f"fields: {', '.join(kind.model_fields)}",
+        ) from error
+    if attack.until_s is not None and attack.until_s <= attack.from_s:
+        raise ConfigurationError(
+            f"{where} ({name}): until_s: it ends at {attack.until_s} s, before it begins at {attack.from_s} s",
+            remedy="give until_s above from_s, or leave it out",
+        )
+    return attack
+
+
+def attack_help() -> dict[str, str]:
+    """Return what each attack does and its fields with their defaults, by name: the help of a command."""
+    return {name: f"{_summary(kind)} [{_fields(kind)}]" for name, kind in ATTACKS.items()}
+
+
+def _summary(kind: type[Attack]) -> str:
+    return (kind.__doc__ or "").split("\n", 1)[0]
+
+
+def _fields(kind: type[Attack]) -> str:
+    own = {name: field for name, field in kind.model_fields.items() if name not in Attack.model_fields}
+    return ", ".join([f"{name}={field.default}" for name, field in own.items()] + ["from_s=0", "until_s"])
+
+
+def _from_argument(text: str) -> Attack:
+    name, colon, rest = text.partition(":")
+    fields: dict[str, str] = {}
+    for part in rest.split(",") if colon else []:
+        field, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not re.fullmatch(r"[a-z_]{1,64}", field) or field in fields or field == "name":
+            raise ConfigurationError(
+                f"attack {text[:200]!r}: {part[:100]!r} is no field, or twice",
+                remedy="write NAME:FIELD=VALUE,FIELD=VALUE",
+            )
+        fields[field] = value
+    return attack_from({"name": name.strip(), **fields}, f"attack {text[:200]!r}")
