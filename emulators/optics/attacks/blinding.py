@@ -93,6 +93,11 @@ class BlindingPulsed(BlindingCw):
     Signature: as steady blinding; the photocurrent between the pulses is normal, so that a slow monitor reads little
     more than ever, and the mean power at the input is what shows.
     Source: L. Lydersen et al., Opt. Express 18, 27938 (2010), on blinding by heat and by pulses.
+
+    Attributes:
+        photocurrent_ua: What the detectors' bias draws.
+        input_power_dbm: Mean blinding light at the receiver.
+        eve_gain: How much more light the attacker's receiver detects: she sits near the sender.
     """
 
     name: ClassVar[str] = "blinding-pulsed"

@@ -75,6 +75,9 @@ class DetectorLatched(_DetectorFault):
 
     Signature: it never clicks.
     Source: A. J. Annunziata et al., J. Appl. Phys. 108, 084507 (2010), arXiv:1008.0895.
+
+    Attributes:
+        detector: Its index in the receiver.
     """
 
     name: ClassVar[str] = "detector-latched"

@@ -1,4 +1,7 @@
-"""Attacks that measure what was sent and send something else."""
+"""Attacks that measure what was sent and send something else.
+
+Of several that are on at once, each measures what the sender sent, and the last one's light arrives.
+"""
 
 from __future__ import annotations
 
