@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators._optics import detector, tagger
 from qkdhw_emulators.optics.attack import LinkCondition
-from qkdhw_emulators.optics.receiver_oscillator import ReceiverOscillator
+from qkdhw_emulators.optics.receiver_oscillator import Reading, ReceiverOscillator
 from qkdhw_emulators.optics.setup import BASES, Detector, Gate, Receiver, Tagger
 
 EARLY_PS = 10_000_000
@@ -101,7 +101,7 @@ class Detection:
             )
         if receiver.gate.width_ps and cell_ps % period_ps:
             raise ConfigurationError(f"cell_ps: {cell_ps} is no multiple of the gates' period, {period_ps}")
-        self._cell_ps = cell_ps
+        self._cell_ps, self._period_ps = cell_ps, period_ps
         self._streams = (seed, run, purpose)
         noise = noise_rates(receiver, background_rate_hz)
         self._chains = [
@@ -123,7 +123,7 @@ class Detection:
         self._was_latched = [False] * len(self._chains)
         self._arrivals = 0
         self._end_ticks = -(1 << 62)
-        self._carried = _Pending(np.empty(0), np.empty(0, np.uint8), np.empty(0, np.uint8), np.empty(0, np.int64))
+        self._carried = _NOTHING
         self._room = FEWEST_CLICKS
 
     @property
@@ -158,6 +158,8 @@ class Detection:
         """
         self._obey(condition)
         clock = self._oscillator.advance(cell_index, condition)
+        if cell_index == 0:
+            self._wait_for_light(clock)
         horizon_ps = float(self._cell_ps - EARLY_PS)
         per_detector = self._by_detector(arrivals, horizon_ps)
         for channel, (chain, light) in enumerate(zip(self._chains, per_detector, strict=True)):
@@ -166,6 +168,18 @@ class Detection:
             chain.rebase(self._cell_ps)
         self._end_ticks = max(self._end_ticks, self._tagger.tick_at(self._cell_ps - self._hold_ps, *clock))
         return self._merge()
+
+    def _wait_for_light(self, clock: Reading) -> None:
+        """Count noise from the tagger's start to the first cell."""
+        left_ps = -(-self._oscillator.offset_ps // self._period_ps) * self._period_ps
+        while left_ps:
+            step_ps = min(left_ps, self._cell_ps)
+            horizon_ps = float(step_ps if left_ps > step_ps else max(0, step_ps - EARLY_PS))
+            for channel, chain in enumerate(self._chains):
+                for click_ps, cause, origin in self._clicks(chain, _NOTHING, horizon_ps):
+                    self._tagger.add(channel, click_ps - left_ps, cause, origin, *clock, self._skew_ps[channel])
+                chain.rebase(step_ps)
+            left_ps -= step_ps
 
     def _obey(self, condition: LinkCondition) -> None:
         """Turn what a condition says on; a detector that was made to latch stays so until it is reset."""
@@ -213,7 +227,8 @@ class Detection:
         ticks, origin = np.empty(waiting, np.int64), np.empty(waiting, np.int64)
         channel, cause = np.empty(waiting, np.uint8), np.empty(waiting, np.uint8)
         n = self._tagger.merge(self._end_ticks, ticks, channel, cause, origin)
-        return DetectedEvents(ticks[:n], channel[:n], cause[:n], origin[:n], self._end_ticks)
+        since = int(np.searchsorted(ticks[:n], 0))  # the tagger starts at 0
+        return DetectedEvents(ticks[since:n], channel[since:n], cause[since:n], origin[since:n], self._end_ticks)
 
     def _stream(self, index: int) -> np.random.SFC64:
         seed, run, purpose = self._streams
@@ -240,6 +255,9 @@ class _Pending:
             np.concatenate((self.number, other.number)),
         )
         return joined.part(np.argsort(joined.time_ps, kind="stable"))
+
+
+_NOTHING = _Pending(np.empty(0), np.empty(0, np.uint8), np.empty(0, np.uint8), np.empty(0, np.int64))
 
 
 def build_chain(

@@ -1,36 +1,19 @@
-"""The optical link, chunk by chunk: what was prepared and what was detected, from one seed.
-
-Every chunk of 2^20 pulses has its own random streams, keyed by run, chunk and purpose, so that nothing depends on
-how much is asked for at a time, and switching the eavesdropper on leaves what was prepared as it was.
-"""
+"""The light of an emulated transmitter and receiver, chunk by chunk: what was prepared and what was detected."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum, unique
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw_emulators.optics.dead_time import live_events
+from qkdhw_emulators.optics.detection import DetectedEvents
 from qkdhw_emulators.optics.parameters import PS_PER_S, LinkParameters
-from qkdhw_emulators.optics.photons import Clicks, detect_photons, pack_records, prepare_records
-from qkdhw_emulators.optics.receiver_clock import ReceiverClock
+from qkdhw_emulators.optics.simulation import LinkSimulation
 
 CHUNK_PULSES = 1 << 20
 N_DETECTORS = 4
 TICK_PS = 2000
-
-
-@unique
-class Purpose(IntEnum):
-    """What a random stream is for; never renumber, or the same seed gives other bytes."""
-
-    RECORD = 0
-    PHOTON = 1
-    DARK = 2
-    CLOCK = 3
-    EVE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +34,7 @@ class LinkChunk:
 
 
 class LinkModel:
-    """One run of the link, from pulse 0 on.
+    """One run of the link, from pulse 0 on: a simulation whose cells are chunks of 2^20 pulses.
 
     Args:
         parameters: What the link is made of.
@@ -59,26 +42,21 @@ class LinkModel:
         run: Number of the run; each has its own random streams.
 
     Attributes:
-        truth: int64 (3, 2, 2, 4): photon clicks before dead time by intensity, prepared basis, prepared bit and
-            detector. For tests of the model; no unit shows it.
+        truth: int64 (3, 2, 2, 4): photons at a detector, before dead time, by intensity, prepared basis, prepared bit
+            and detector. For tests of the model; no unit shows it.
     """
 
     def __init__(self, parameters: LinkParameters, *, seed: int, run: int = 0) -> None:
-        self.parameters = parameters
         self.truth = np.zeros((3, 2, 2, N_DETECTORS), dtype=np.int64)
-        self._seed = seed
-        self._run = run
-        self._chunk = 0
-        self._chunk_ps = CHUNK_PULSES * parameters.pulse_period_ps
-        self._clock = ReceiverClock(parameters, self._chunk_ps, np.random.Generator(self._bits()))
-        self._dead_time_ps = round(parameters.dead_time_ns * 1000)
-        self._last_ps = [-self._dead_time_ps] * N_DETECTORS
-        self._waiting = np.empty(0, dtype=np.int64)
+        self._chunks = 0
+        self._simulation = LinkSimulation(
+            parameters.setup(), seed=seed, run=run, schedule=parameters.schedule(), cell_pulses=CHUNK_PULSES
+        )
 
     @property
     def end_s(self) -> float:
         """The transmitter's time up to which chunks were made, for pacing."""
-        return self._chunk * self._chunk_ps / PS_PER_S
+        return self._chunks * self._simulation.cell_ps / PS_PER_S
 
     def next_chunk(self, *, light: bool = True, fibre_connected: bool = True) -> LinkChunk:
         """Make the next chunk.
@@ -87,69 +65,36 @@ class LinkModel:
             light: Whether the transmitter is on; without it there are only dark counts.
             fibre_connected: Whether what it prepares gets to the receiver.
         """
-        self._clock.advance(self._rng(Purpose.CLOCK))
-        arrivals = [self._dark_counts()]
-        records = np.empty(0, dtype=np.uint8)
+        cell = self._simulation.next_cell(lit=light and fibre_connected)
+        self._chunks += 1
+        records = np.empty(0, np.uint8)
         if light:
-            record = prepare_records(self.parameters, CHUNK_PULSES, self._bits(Purpose.RECORD))
-            records = pack_records(record)
-        if light and fibre_connected:
-            clicks = detect_photons(self.parameters, record, self._rng(Purpose.PHOTON), self._rng(Purpose.EVE))
-            self._count_truth(record, clicks)
-            since_ps = clicks.pulse * self.parameters.pulse_period_ps + clicks.jitter_ps
-            arrivals.append(self._clock.receiver_time_ps(since_ps) * N_DETECTORS + clicks.detector)
-        self._chunk += 1
-        return self._register(records, arrivals)
+            records = pack_records(self._simulation.prepared(cell.first_pulse, cell.n_pulses))
+        record = _record(self._simulation.prepared_at(cell.bob_light.origin))
+        place = record.astype(np.int64) * N_DETECTORS + cell.bob_light.detector
+        self.truth += np.bincount(place, minlength=self.truth.size).reshape(self.truth.shape)
+        return LinkChunk(records, *_patterns(cell.bob), cell.bob.end_ticks)
 
-    def _bits(self, *purpose: Purpose) -> np.random.Philox:
-        """Random stream of this chunk for a purpose; without one, of the whole run."""
-        key = (self._run, self._chunk, *purpose) if purpose else (self._run,)
-        return np.random.Philox(np.random.SeedSequence(self._seed, spawn_key=key))
 
-    def _rng(self, purpose: Purpose) -> np.random.Generator:
-        return np.random.Generator(self._bits(purpose))
+def _record(choice: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Turn (intensity * 3 + basis) * 2 + bit into a record of two bases, (intensity * 2 + basis) * 2 + bit."""
+    return choice - choice // np.uint8(6) * np.uint8(2)
 
-    def _dark_counts(self) -> NDArray[np.int64]:
-        """Draw dark counts of this chunk; the first also has those from the receiver's start to pulse 0."""
-        rng = self._rng(Purpose.DARK)
-        begin_ps = -self._clock.offset_ps if self._chunk == 0 else 0
-        mean = self.parameters.dark_count_rate_hz * (self._chunk_ps - begin_ps) / PS_PER_S
-        counts = rng.poisson(mean, N_DETECTORS)
-        since_ps = rng.integers(begin_ps, self._chunk_ps, int(counts.sum()))
-        detector = np.repeat(np.arange(N_DETECTORS), counts)
-        return self._clock.receiver_time_ps(since_ps) * N_DETECTORS + detector
 
-    def _count_truth(self, record: NDArray[np.uint8], clicks: Clicks) -> None:
-        nibble = record[clicks.pulse].astype(np.int64)
-        cell = (((nibble >> 2) * 2 + ((nibble >> 1) & 1)) * 2 + (nibble & 1)) * N_DETECTORS + clicks.detector
-        self.truth += np.bincount(cell, minlength=self.truth.size).reshape(self.truth.shape)
+def pack_records(choice: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pack choices as preparation records: two pulses a byte, the first in the low half.
 
-    def _register(self, records: NDArray[np.uint8], arrivals: list[NDArray[np.int64]]) -> LinkChunk:
-        """Put arrivals (time in ps * 4 + detector) in order, apply dead time, round to ticks.
+    Args:
+        choice: uint8 (n,), (intensity * 3 + basis) * 2 + bit; n is even.
+    """
+    record = _record(choice)
+    return record[::2] | record[1::2] << np.uint8(4)
 
-        What lies so close to the end of the chunk that an earlier click may still come waits for the next chunk.
-        """
-        margin_ps = round(8 * self.parameters.jitter_ps) + 1000
-        end = self._clock.receiver_time_ps(np.array([self._chunk_ps], dtype=np.int64))
-        horizon_ticks = max(0, (int(end[0]) - margin_ps) // TICK_PS)
-        arrivals.append(self._waiting)
-        keys = np.sort(np.concatenate(arrivals))
-        first = int(np.searchsorted(keys, 0))
-        cut = int(np.searchsorted(keys, horizon_ticks * TICK_PS * N_DETECTORS))
-        self._waiting = keys[cut:]
-        keys = keys[first:cut]
-        live = np.zeros(keys.shape[0], dtype=np.bool_)
-        detector = (keys & (N_DETECTORS - 1)).astype(np.uint8)
-        times_ps = keys >> 2
-        for d in range(N_DETECTORS):
-            mine = np.flatnonzero(detector == d)
-            mine = mine[live_events(times_ps[mine], self._dead_time_ps, self._last_ps[d])]
-            live[mine] = True
-            if mine.shape[0]:
-                self._last_ps[d] = int(times_ps[mine[-1]])
-        ticks = times_ps[live] // TICK_PS
-        pattern = np.left_shift(np.uint8(1), detector[live])
-        if ticks.shape[0]:
-            starts = np.flatnonzero(np.diff(ticks, prepend=-1))
-            ticks, pattern = ticks[starts], np.bitwise_or.reduceat(pattern, starts)
-        return LinkChunk(records, ticks, pattern, horizon_ticks)
+
+def _patterns(events: DetectedEvents) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Put clicks of one tick together."""
+    ticks, pattern = events.ticks, np.left_shift(np.uint8(1), events.channel)
+    if not len(ticks):
+        return ticks, pattern
+    starts = np.flatnonzero(np.diff(ticks, prepend=-1))
+    return ticks[starts], np.bitwise_or.reduceat(pattern, starts)

@@ -7,12 +7,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qkdhw.errors import ConfigurationError
+from qkdhw_emulators.optics.attacks import ATTACKS
+from qkdhw_emulators.optics.schedule import Schedule
+from qkdhw_emulators.optics.setup import (
+    N_BASES_MAX,
+    PROBABILITY_STEPS,
+    PS_PER_S,
+    Channel,
+    Detector,
+    Intensity,
+    OpticalSetup,
+    Receiver,
+    Source,
+    Tagger,
+)
+
+__all__ = ["PROBABILITY_STEPS", "PS_PER_S"]
 
 Eavesdropper = Literal["none", "intercept-resend"]
 
-PROBABILITY_STEPS = 65536
 MASTER_CLOCK_HZ = 10_000_000_000
-PS_PER_S = 1_000_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +111,42 @@ class LinkParameters:
     def transmittance(self) -> float:
         """Fraction of the light that reaches the receiver's splitter."""
         return float(10.0 ** (-self.loss_db / 10.0))
+
+    def setup(self) -> OpticalSetup:
+        """Return the whole link: a passive receiver of four detectors, a tagger with ticks of 2 ns."""
+        detector = Detector(
+            efficiency=self.detector_efficiency,
+            dark_count_rate_hz=self.dark_count_rate_hz,
+            dead_time_ns=self.dead_time_ns,
+            jitter_ps=self.jitter_ps,
+        )
+        chosen = zip(self.mean_photon_number, self.intensity_probability, strict=True)
+        return OpticalSetup(
+            source=Source(
+                pulse_rate_hz=self.pulse_rate_hz,
+                intensities=tuple(Intensity(mean_photon_number=mu, probability=p) for mu, p in chosen),
+                key_basis_probability=self.key_basis_probability,
+            ),
+            channel=Channel(connector_loss_db=self.loss_db),
+            receiver=Receiver(
+                key_basis_probability=self.receiver_key_basis_probability,
+                misalignment=(self.misalignment,) * N_BASES_MAX,
+                detectors=(detector,) * 4,
+            ),
+            tagger=Tagger(
+                tick_fs=2_000_000,
+                clock_offset_s=self.receiver_clock_offset_s,
+                clock_ppm=self.receiver_clock_ppm,
+                clock_drift_ppm_per_s=self.receiver_clock_drift_ppm_per_s,
+                clock_walk_ppm=self.receiver_clock_walk_ppm,
+            ),
+        )
+
+    def schedule(self) -> Schedule:
+        """Return what the eavesdropper does, from the begin to the end."""
+        if self.eavesdropper == "none":
+            return Schedule()
+        return Schedule((ATTACKS[self.eavesdropper].model_validate({"fraction": self.eavesdropper_fraction}),))
 
 
 def valid_pulse_rate(pulse_rate_hz: int) -> bool:

@@ -40,6 +40,9 @@ class ReceiverOscillator:
         tagger: The time tagger.
         cell_ps: Length of a cell.
         bit_generator: Of its walk, and of its first reading if the tagger says none.
+
+    Attributes:
+        offset_ps: What it shows at the begin of the first cell.
     """
 
     def __init__(self, tagger: Tagger, cell_ps: int, bit_generator: np.random.BitGenerator) -> None:
@@ -50,10 +53,10 @@ class ReceiverOscillator:
         self._walk_ppm = 0.0
         self._next_cell = 0
         if tagger.clock_offset_s is None:
-            offset_ps = int(self._rng.integers(MAX_DRAWN_OFFSET_PS))
+            self.offset_ps = int(self._rng.integers(MAX_DRAWN_OFFSET_PS))
         else:
-            offset_ps = round(tagger.clock_offset_s * PS_PER_S)
-        self._reading = offset_ps * PARTS
+            self.offset_ps = round(tagger.clock_offset_s * PS_PER_S)
+        self._reading = self.offset_ps * PARTS
 
     def advance(self, cell_index: int, condition: LinkCondition) -> Reading:
         """Return the reading of a cell, and go on by it.
