@@ -67,7 +67,7 @@ def serve_bench(path: Path, world: World | None = None) -> Iterator[ServedBench]
     """
     world = world or World()
     file = read_bench_file(path)
-    units = coupled_units(file, world) if file.optics else _linked_units(file, world)
+    units = coupled_units(file, file.optics, world) if file.optics else _linked_units(file, world)
     with ExitStack() as stack:
         lines, urls = {}, {}
         for label, unit in file.units.items():

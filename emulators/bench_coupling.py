@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from qkdhw.bench import BenchFile
+from qkdhw.bench import BenchFile, Optics
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.in_process import emulator_class
-from qkdhw_emulators.optics.bench_clicks import BenchInputs, detectors_at_inputs
+from qkdhw_emulators.optics.bench_clicks import BenchInputs
 from qkdhw_emulators.optics.bench_light import (
     BenchLight,
     ClickingDetectors,
@@ -22,11 +22,12 @@ from qkdhw_emulators.world import World
 REPLACED_CONDITIONS = ("light_rate_hz",)
 
 
-def coupled_units(file: BenchFile, world: World) -> dict[str, Any]:
-    """Make the units of a bench file whose light takes the path in the file.
+def coupled_units(file: BenchFile, optics: Optics, world: World) -> dict[str, Any]:
+    """Make the units of a bench file whose light takes this path.
 
     Args:
-        file: The bench file, with `optics`.
+        file: The bench file.
+        optics: What the light passes.
         world: Surroundings of the bench.
 
     Returns:
@@ -35,21 +36,30 @@ def coupled_units(file: BenchFile, world: World) -> dict[str, Any]:
     Raises:
         ConfigurationError: Light cannot take this path, or a detector is wired to what takes no pulses.
     """
-    if file.optics is None:
-        raise ConfigurationError("the bench file has no [optics]", remedy="Say what the light passes.")
-    path = file.optics.path
-    units = {label: emulator_class(file.units[label].name)(world.part(label)) for label in path}
-    _check_path({label: units[label] for label in path})
-    detectors, receiver = units[path[-1]], world.part(path[-1])
+    units = {label: emulator_class(file.units[label].name)(world.part(label)) for label in optics.path}
+    _check_path(units)
+    receiver = optics.path[-1]
     light = BenchLight(
-        receiver, [units[label] for label in path], _ports(file, path[-1], detectors.n_detectors),
-        fixed_loss_db=file.optics.fixed_loss_db, wavelength_nm=file.optics.wavelength_nm,
+        world.part(receiver), list(units.values()), _ports(file, receiver, units[receiver].n_detectors),
+        fixed_loss_db=optics.fixed_loss_db, wavelength_nm=optics.wavelength_nm,
     )  # fmt: skip
-    detectors.clicks = light.history
+    units[receiver].clicks = light.history
     for name in REPLACED_CONDITIONS:
-        receiver.conditions.pop(name, None)
-    for label in file.units.keys() - units.keys():
-        units[label] = _unit_beside(file, label, world.part(label), light, path[-1])
+        world.part(receiver).conditions.pop(name, None)
+    numbers = {name: channel - 1 for channel, name in _detectors_at(file, receiver).items()}
+    for label, unit in file.units.items():
+        wired = _detectors_at(file, label) if label != receiver else {}
+        emulator = emulator_class(unit.name)
+        if wired and (label in units or "inputs" not in inspect.signature(emulator).parameters):
+            raise ConfigurationError(
+                f"wiring: the emulated unit {label!r} takes no pulses from detectors of a bench",
+                remedy="Wire another tagger, or leave [optics] out.",
+            )
+        if wired:
+            inputs = BenchInputs(light.history, _numbered(wired, numbers, label), world.part(label))
+            units[label] = emulator(world.part(label), inputs=inputs)
+        elif label not in units:
+            units[label] = emulator(world.part(label))
     return units
 
 
@@ -67,27 +77,27 @@ def _check_path(path: dict[str, Any]) -> None:
             )
 
 
-def _ports(file: BenchFile, detectors: str, n_detectors: int) -> list[Port]:
-    ports = [Port(wire.channel - 1, wire.basis, wire.bit) for wire in file.wiring if wire.unit == detectors]
+def _ports(file: BenchFile, receiver: str, n_detectors: int) -> list[Port]:
+    ports = [Port(wire.channel - 1, wire.basis, wire.bit) for wire in file.wiring if wire.unit == receiver]
     if not ports or max(port.detector for port in ports) >= n_detectors:
         raise ConfigurationError(
-            f"wiring: {detectors!r} has {n_detectors} detectors, and the bench file does not say well what they see",
-            remedy=f'Add [[wiring]] with unit = "{detectors}", channel = 1 to {n_detectors}, detector, basis, bit.',
+            f"wiring: {receiver!r} has {n_detectors} detectors, and the bench file does not say well what they see",
+            remedy=f'Add [[wiring]] with unit = "{receiver}", channel = 1 to {n_detectors}, detector, basis, bit.',
         )
     return ports
 
 
-def _unit_beside(file: BenchFile, label: str, world: World, light: BenchLight, detectors: str) -> Any:
-    """Make a unit that is not on the path; a tagger gets the pulses of the detectors wired to it."""
-    emulator = emulator_class(file.units[label].name)
-    wired = {wire.channel: wire.detector for wire in file.wiring if wire.unit == label}
-    if not wired:
-        return emulator(world)
-    names = {wire.channel: wire.detector for wire in file.wiring if wire.unit == detectors}
-    if "inputs" not in inspect.signature(emulator).parameters:
-        raise ConfigurationError(
-            f"wiring: the emulated unit {label!r} takes no pulses from detectors of a bench",
-            remedy="Wire another tagger, or leave [optics] out.",
-        )
-    inputs = BenchInputs(light.history, detectors_at_inputs(wired, names, where=label), world)
-    return emulator(world, inputs=inputs)
+def _detectors_at(file: BenchFile, label: str) -> dict[int, str]:
+    """Return the name of the detector at each wired channel of a unit."""
+    return {wire.channel: wire.detector for wire in file.wiring if wire.unit == label}
+
+
+def _numbered(wired: dict[int, str], numbers: dict[str, int], label: str) -> dict[int, int]:
+    """Return the detector, from 0, at each input."""
+    for channel, name in wired.items():
+        if name not in numbers:
+            raise ConfigurationError(
+                f"wiring: channel {channel} of {label!r} is connected to {name!r}, which is no detector of the bench",
+                remedy=f"There are: {', '.join(numbers)}.",
+            )
+    return {channel: numbers[name] for channel, name in wired.items()}

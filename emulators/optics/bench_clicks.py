@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.link_model import TICK_PS, LinkChunk
 from qkdhw_emulators.world import World
 
@@ -193,24 +192,3 @@ class BenchInputs:
         mean = self._history.mean_counts(begin_s, end_s)
         at_inputs = [mean[self._detectors[c]] if c in self._detectors else 0.0 for c in range(1, TAGGER_INPUTS + 1)]
         return [int(n) for n in self._counts_rng.poisson(at_inputs)]
-
-
-def detectors_at_inputs(tagger: Mapping[int, str], detectors: Mapping[int, str], *, where: str) -> dict[int, int]:
-    """Return the detector, from 0, at each input of a tagger, by the detectors' names.
-
-    Args:
-        tagger: Name of the detector at each input.
-        detectors: Name of each detector, by its number from 1.
-        where: What the tagger is called.
-
-    Raises:
-        ConfigurationError: A name is that of no detector.
-    """
-    numbers = {name: number - 1 for number, name in detectors.items()}
-    for channel, name in tagger.items():
-        if name not in numbers:
-            raise ConfigurationError(
-                f"wiring: channel {channel} of {where} is connected to {name!r}, which is no detector of the bench",
-                remedy=f"There are: {', '.join(numbers) or 'none; wire the detectors too, with the same names'}.",
-            )
-    return {channel: numbers[name] for channel, name in tagger.items()}

@@ -116,7 +116,9 @@ class BenchLight:
         self, world: World, path: Sequence[Any], ports: Sequence[Port], *, fixed_loss_db: float, wavelength_nm: float
     ) -> None:
         self._world = world
-        self._source, *self._between, self._detectors = path
+        self._source, *between, self._detectors = path
+        self._filters = [unit for unit in between if isinstance(unit, LightFilter)]
+        self._retarding = [unit for unit in between if isinstance(unit, Retarding)]
         self._ports = tuple(ports)
         photon_j = PLANCK_J_S * LIGHT_M_PER_S / (wavelength_nm * 1e-9)
         self._photons_per_j = 10 ** (-fixed_loss_db / 10) / photon_j
@@ -138,7 +140,7 @@ class BenchLight:
         begin_s, now_s = self.history.now_s, self._world.now_s()
         if now_s - begin_s < RESOLUTION_S:
             return
-        moving = any(unit.moving for unit in self._between if isinstance(unit, Retarding))
+        moving = any(unit.moving for unit in self._retarding)
         n = min(math.ceil((now_s - begin_s) / (STEP_MOVING_S if moving else STEP_STILL_S)), MOST_STEPS)
         step_s = (now_s - begin_s) / n
         for number in range(n):
@@ -150,9 +152,8 @@ class BenchLight:
         photons_hz = (
             self._source.optical_power_w() * self._photons_per_j * (self._world.conditions["fibre_connected"] > 0.5)
         )
-        for unit in self._between:
-            if isinstance(unit, LightFilter):
-                photons_hz *= unit.transmittance
+        for unit in self._filters:
+            photons_hz *= unit.transmittance
         state = self._state(at_s)
         light_hz = np.zeros(self._detectors.n_detectors)
         for port in self._ports:
@@ -163,9 +164,7 @@ class BenchLight:
     def _state(self, at_s: float) -> NDArray[np.float64]:
         """Return the state of polarisation at the analyser."""
         state, fibre_to_come = HORIZONTAL, True
-        for unit in self._between:
-            if not isinstance(unit, Retarding):
-                continue
+        for unit in self._retarding:
             if unit.in_fibre and fibre_to_come:
                 state, fibre_to_come = self._fibre_at(at_s) @ state, False
             for angle, retardance in unit.retarders(at_s):

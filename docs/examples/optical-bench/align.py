@@ -1,6 +1,6 @@
 """Align the polarisation of a bench: horizontal light to key bit 0, diagonal light to test bit 0.
 
-A dozen settings of the paddles are enough to learn what the fibre and the paddles do; then the angles are calculated.
+Eight settings of the paddles are enough to learn what the fibre and the paddles do; then the angles are calculated.
 What is not known beforehand is fitted: how the fibre turns polarisation, how much each paddle retards, how unequal the
 detectors are, and their contrast.
 
@@ -25,7 +25,6 @@ Array = NDArray[np.float64]
 HORIZONTAL_DEG, DIAGONAL_DEG = 0.0, 22.5  # of the half-wave plate
 LONGEST_DEG = 170.0
 SETTINGS_TO_LEARN = 8
-MOST_STEPS = 8
 SIGMA = 0.005  # of a measured share, for the fit: a little more than its counting error
 # fitted: 0-2 rotation of the fibre, 3-5 retardances of the paddles, 6-7 logarithms of the detectors' ratios, 8 contrast
 USUAL = np.array([0, 0, 0, np.pi / 2, np.pi, np.pi / 2, 0, 0, 0.99])
@@ -49,12 +48,13 @@ class Aligned:
     angles_deg: tuple[float, ...]
 
 
-def align(bench: Bench, *, limit: float = 0.01, seed: int | None = None) -> Aligned:
-    """Turn the paddles until both error rates are below `limit`, for as many steps as are allowed.
+def align(bench: Bench, *, limit: float = 0.01, most_steps: int = 16, seed: int | None = None) -> Aligned:
+    """Turn the paddles until both error rates are below `limit`.
 
     Args:
         bench: With units "plate", "controller" and "tagger"; light and detectors are on.
         limit: Largest error rate.
+        most_steps: After so many settings of the paddles it gives up.
         seed: Of the settings at which the paddles are learned.
     """
     rng = np.random.default_rng(seed)
@@ -71,7 +71,7 @@ def align(bench: Bench, *, limit: float = 0.01, seed: int | None = None) -> Alig
         angles.append(at)
         shares.append(right)
         qber_key, qber_test = float(1 - right[0]), float(1 - right[3])
-        if max(qber_key, qber_test) < limit or len(angles) == SETTINGS_TO_LEARN + MOST_STEPS:
+        if max(qber_key, qber_test) < limit or len(angles) == most_steps:
             return Aligned(len(angles), qber_key, qber_test, tuple(map(float, at)))
 
 
