@@ -1,0 +1,1 @@
+"""`qkdhw link simulate`: a link from a preset, as event files, numbers and plots."""

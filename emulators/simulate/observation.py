@@ -1,0 +1,211 @@
+"""What a simulated run counts while it goes on: a fixed amount of memory however long it is."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkdhw_emulators.optics.closed_forms import sigma_of_fwhm
+from qkdhw_emulators.optics.detection import DetectedEvents
+from qkdhw_emulators.optics.setup import OpticalSetup, Receiver, Tagger
+from qkdhw_emulators.simulate.matching import SWITCHED, Clicks
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+INTERVAL_EDGES_PS = np.logspace(2, 13, 221)  # 20 bins a decade, 100 ps to 10 s
+PHASE_BINS = 200
+LAG_PULSES = 20
+LAG_BINS = 201
+SLICES = 256
+COINCIDENCE_SIGMAS = 3
+
+
+class EndCounts:
+    """Clicks of one end, apart from what they mean.
+
+    Args:
+        receiver: The end.
+        tick_ps: Of its tagger.
+
+    Attributes:
+        clicks: int64 (n_detectors,).
+        intervals: int64 (n_detectors, bins), times between two clicks of a detector, in `INTERVAL_EDGES_PS`.
+    """
+
+    def __init__(self, receiver: Receiver, tick_ps: float) -> None:
+        n = len(receiver.detectors)
+        self.clicks = np.zeros(n, np.int64)
+        self.intervals = np.zeros((n, len(INTERVAL_EDGES_PS) - 1), np.int64)
+        self._tick_ps = tick_ps
+        self._last: list[Counts] = [np.empty(0, np.int64) for _ in range(n)]
+
+    def add(self, events: DetectedEvents) -> None:
+        """Count a cell's clicks."""
+        self.clicks += np.bincount(events.channel, minlength=len(self.clicks))
+        for channel, last in enumerate(self._last):
+            own = np.concatenate((last, events.ticks[events.channel == channel]))
+            self.intervals[channel] += np.histogram(np.diff(own) * self._tick_ps, INTERVAL_EDGES_PS)[0]
+            self._last[channel] = own[-1:]
+
+
+class Timeline:
+    """Sums over time in at most `SLICES` slices; when they are full, two become one.
+
+    Args:
+        width: Numbers in a slice.
+
+    Attributes:
+        cells: How many cells are in a slice.
+        sums: float64 (n, width).
+    """
+
+    def __init__(self, width: int) -> None:
+        self.cells = 1
+        self._sums = np.zeros((SLICES, width))
+        self._seen = 0
+
+    @property
+    def sums(self) -> Floats:
+        """What was summed, (slices begun, width)."""
+        return self._sums[: math.ceil(self._seen / self.cells)]
+
+    def add(self, *numbers: float) -> None:
+        """Add a cell's numbers."""
+        if self._seen == SLICES * self.cells:
+            self._sums[: SLICES // 2] = self._sums[::2] + self._sums[1::2]
+            self._sums[SLICES // 2 :] = 0
+            self.cells *= 2
+        self._sums[self._seen // self.cells] += numbers
+        self._seen += 1
+
+
+class PulseCounts:
+    """Detections of prepared pulses, by what was sent and what was found.
+
+    Args:
+        setup: The link.
+
+    Attributes:
+        clicks: int64 (intensities, 3, 2, 3, 2): intensity, basis and bit sent, basis and bit found; a pulse with two
+            clicks counts in both.
+        detections: int64 (intensities, 3, 3): intensity, basis sent, basis found; pulses with any click.
+        half_errors: int64, the same shape: 2 for a wrong bit, 1 for both bits.
+        phases: int64 (n_detectors, bins), time of clicks in the period, about the pulse's arrival.
+        lags: int64 (LAG_PULSES + 1,), pairs of clicks of different detectors, by distance in pulses.
+        timeline: Sifted detections and half errors over time: key, key, test, test.
+    """
+
+    def __init__(self, setup: OpticalSetup) -> None:
+        n = max(1, len(setup.source.intensities))
+        self.clicks = np.zeros((n, 3, 2, 3, 2), np.int64)
+        self.detections = np.zeros((n, 3, 3), np.int64)
+        self.half_errors = np.zeros((n, 3, 3), np.int64)
+        self.phases = np.zeros((len(setup.receiver.detectors), PHASE_BINS), np.int64)
+        self.lags = np.zeros(LAG_PULSES + 1, np.int64)
+        self.timeline = Timeline(4)
+        self._period_ps = setup.source.period_ps
+
+    def add(
+        self, matched: Clicks, channel: NDArray[np.uint8], choice: NDArray[np.uint8], switched: NDArray[np.uint8]
+    ) -> None:
+        """Count a cell's clicks.
+
+        Args:
+            matched: What they mean.
+            channel: Their detectors.
+            choice: The sender's choice for each; anything for those without a pulse.
+            switched: The receiver's basis for each, if it switches.
+        """
+        self._add_phases(matched, channel)
+        inside = matched.pulse >= 0
+        pulse, bit = matched.pulse[inside], matched.bit[inside].astype(np.int64)
+        basis = np.where(matched.basis == SWITCHED, switched, matched.basis)[inside].astype(np.int64)
+        sent = choice[inside].astype(np.int64)
+        found = (sent * 3 + basis) * 2 + bit
+        self.clicks += np.bincount(found, minlength=self.clicks.size).reshape(self.clicks.shape)
+        self._add_lags(pulse, channel[inside])
+        order = np.argsort(pulse * 3 + basis, kind="stable")
+        place = (pulse * 3 + basis)[order]
+        begins = np.flatnonzero(np.diff(place, prepend=-1))
+        before = self.detections.copy(), self.half_errors.copy()
+        if len(begins):
+            bits = np.bitwise_or.reduceat((1 << bit)[order], begins)
+            sent, basis = sent[order][begins], basis[order][begins]
+            wrong = np.where(bits == 3, 1, np.where(bits >> (sent & 1) & 1, 0, 2))
+            flat = (sent >> 1) * 3 + basis
+            shape = self.detections.shape
+            self.detections += np.bincount(flat, minlength=self.detections.size).reshape(shape)
+            self.half_errors += np.bincount(flat, wrong, self.detections.size).astype(np.int64).reshape(shape)
+        now = [(self.detections - before[0]).sum(axis=0), (self.half_errors - before[1]).sum(axis=0)]
+        self.timeline.add(now[0][0, 0], now[1][0, 0], now[0][1, 1], now[1][1, 1])
+
+    def _add_phases(self, matched: Clicks, channel: NDArray[np.uint8]) -> None:
+        known = np.isfinite(matched.phase_ps)
+        share = (matched.phase_ps[known] / self._period_ps + 0.5) % 1.0
+        at = channel[known] * PHASE_BINS + np.minimum((share * PHASE_BINS).astype(np.int64), PHASE_BINS - 1)
+        self.phases += np.bincount(at, minlength=self.phases.size).reshape(self.phases.shape)
+
+    def _add_lags(self, pulse: Counts, channel: NDArray[np.uint8]) -> None:
+        order = np.argsort(pulse, kind="stable")
+        pulse, channel = pulse[order], channel[order]
+        for step in range(1, len(pulse)):
+            lag = pulse[step:] - pulse[:-step]
+            near = lag <= LAG_PULSES
+            if not near.any():
+                return
+            near &= channel[step:] != channel[:-step]
+            self.lags += np.bincount(lag[near], minlength=LAG_PULSES + 1)
+
+
+class PairCounts:
+    """Coincidences of two ends that share pairs.
+
+    Args:
+        setup: The link.
+
+    Attributes:
+        window_ps: Full width of the coincidence window.
+        coincidences: int64 (3, 2, 3, 2): Alice's basis and bit, Bob's basis and bit.
+        delays: int64 (LAG_BINS,), Bob's time less Alice's, over ten windows to each side.
+        timeline: Sifted coincidences and errors over time: key, key, test, test.
+    """
+
+    def __init__(self, setup: OpticalSetup) -> None:
+        self.window_ps = coincidence_window_ps(setup)
+        self.coincidences = np.zeros((3, 2, 3, 2), np.int64)
+        self.delays = np.zeros(LAG_BINS, np.int64)
+        self.timeline = Timeline(4)
+
+    def add(self, alice: Clicks, bob: Clicks) -> None:
+        """Count a cell's coincidences."""
+        half_ps = 10 * self.window_ps
+        at_alice, at_bob = (np.nan_to_num(side.times_ps, nan=np.inf) for side in (alice, bob))
+        order = np.argsort(at_bob, kind="stable")
+        first, last = (np.searchsorted(at_bob[order], at_alice + side) for side in (-half_ps, half_ps))
+        n = np.where(np.isfinite(at_alice), last - first, 0)
+        a = np.repeat(np.arange(len(at_alice)), n)
+        b = order[np.arange(len(a)) - np.repeat(np.cumsum(n) - n, n) + first[a]]
+        delay = at_bob[b] - at_alice[a]
+        bins = np.floor((delay / half_ps + 1) / 2 * LAG_BINS).astype(np.int64)
+        self.delays += np.bincount(np.clip(bins, 0, LAG_BINS - 1), minlength=LAG_BINS)
+        near = np.abs(delay) <= self.window_ps / 2
+        a, b = a[near], b[near]
+        at = ((alice.basis[a].astype(np.int64) * 2 + alice.bit[a]) * 3 + bob.basis[b]) * 2 + bob.bit[b]
+        now = np.bincount(at, minlength=36).reshape(3, 2, 3, 2)
+        self.coincidences += now
+        key, test = now[0, :, 0], now[1, :, 1]
+        self.timeline.add(key.sum(), key[0, 1] + key[1, 0], test.sum(), test[0, 1] + test[1, 0])
+
+
+def coincidence_window_ps(setup: OpticalSetup) -> float:
+    """Return six standard deviations of the difference of two detections of a pair, at least four ticks."""
+    taggers = (setup.tagger, setup.sender_tagger or Tagger())
+    receivers = (setup.receiver, setup.sender_receiver or setup.receiver)
+    variance = setup.source.pair_width_ps**2 + 2 * sigma_of_fwhm(setup.source.pulse_fwhm_ps) ** 2
+    for receiver, tagger in zip(receivers, taggers, strict=True):
+        variance += max(d.jitter_ps**2 + (d.jitter_tail_weight * d.jitter_tail_ps) ** 2 for d in receiver.detectors)
+        variance += tagger.noise_ps**2 + (tagger.tick_fs / 1000) ** 2 / 12
+    return max(2 * COINCIDENCE_SIGMAS * math.sqrt(variance), *(4 * t.tick_fs / 1000 for t in taggers))

@@ -1,0 +1,279 @@
+"""One simulated run: cells from the engine into files and counts, until enough has happened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkdhw.errors import ConfigurationError
+from qkdhw_emulators.optics.detection import DetectedEvents
+from qkdhw_emulators.optics.light_stage import Arrivals
+from qkdhw_emulators.optics.schedule import Schedule
+from qkdhw_emulators.optics.setup import PS_PER_S, OpticalSetup, Receiver, Tagger
+from qkdhw_emulators.optics.simulation import LinkSimulation, SimulatedCell
+from qkdhw_emulators.simulate.matching import SWITCHED, Clicks, ClockFinder, PulseMatcher
+from qkdhw_emulators.simulate.observation import EndCounts, PairCounts, PulseCounts
+from qkdhw_emulators.simulate.writers import EventSink, TableSink, check_format, file_ending
+
+Record = Literal["auto", "detected", "full", "none"]
+
+SMALL_PULSES = 10_000_000
+CHUNK_PULSES = 1 << 20
+LONGEST_SILENCE_S = 10_000.0
+RECORD_COLUMNS: dict[str, type[np.generic]] = {
+    "pulse": np.int64,
+    "intensity": np.uint8,
+    "basis": np.uint8,
+    "bit": np.uint8,
+}
+TRUTH_COLUMNS: dict[str, type[np.generic]] = {"pulse": np.int64, "cause": np.uint8}
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What to simulate and what to write.
+
+    Attributes:
+        setup: The link.
+        seed: Seed of everything random.
+        threads: How many cells of light are made at a time; changes nothing in what comes out.
+        schedule: Attacks and faults.
+        duration_s: Longest time of the link; None: no limit. Whole cells are run.
+        events: Ends the run once the receiver has so many; None: no limit.
+        format_name: Format of the event files.
+        record: Which pulses the sender's record has; "auto" is all of a run of a known and small number of pulses.
+        truth: Write what made each event, and which pulse it came from.
+    """
+
+    setup: OpticalSetup
+    seed: int = 1
+    threads: int = 1
+    schedule: Schedule = field(default_factory=Schedule)
+    duration_s: float | None = None
+    events: int | None = None
+    format_name: str = "parquet"
+    record: Record = "auto"
+    truth: bool = False
+
+
+@dataclass(slots=True)
+class Observed:
+    """What a run had.
+
+    Attributes:
+        cells: Cells run.
+        cell_s: Length of one.
+        pulses: Pulses sent; 0 with a steady pump.
+        bob: Clicks of the receiver.
+        alice: Clicks of the sender, if the source makes pairs.
+        prepared: Detections of prepared pulses; None if the source makes pairs.
+        pairs: Coincidences; None if it makes none, or if a switch chooses the basis of pairs.
+        monitors: Lowest and highest reading of each monitor.
+    """
+
+    cells: int
+    cell_s: float
+    pulses: int
+    bob: EndCounts
+    alice: EndCounts | None
+    prepared: PulseCounts | None
+    pairs: PairCounts | None
+    monitors: dict[str, tuple[float, float]]
+
+    @property
+    def duration_s(self) -> float:
+        """How long the run was, on the link."""
+        return self.cells * self.cell_s
+
+
+@dataclass(slots=True)
+class _Files:
+    """What is being written of one end."""
+
+    events: EventSink | None = None
+    truth: TableSink | None = None
+
+
+class _End:
+    """One end: its counts, clock and files."""
+
+    def __init__(self, setup: OpticalSetup, receiver: Receiver, tagger: Tagger, cell_ps: int) -> None:
+        self.counts = EndCounts(receiver, tagger.tick_fs / 1000)
+        self.tick_ps = Fraction(tagger.tick_fs, 1000)
+        self.channels = len(receiver.detectors)
+        self.switches = any(m.startswith("any") for m in receiver.meaning)
+        self.files = _Files()
+        self._clock = ClockFinder(receiver, tagger, cell_ps)
+        self._matcher = PulseMatcher(setup, receiver)
+
+    def take(self, first_pulse: int, events: DetectedEvents, light: Arrivals) -> Clicks:
+        """Count and write a cell's events, and say what they mean."""
+        self.counts.add(events)
+        if self.files.events is not None:
+            self.files.events.write(events.ticks, events.channel)
+        if self.files.truth is not None:
+            self.files.truth.write(pulse=self._clock.origins(events, light), cause=events.cause)
+        return self._matcher.match(first_pulse, self._clock.times_ps(events, light), events.channel)
+
+
+class _SenderRecord:
+    """The sender's choices, for her own file and for the statistics."""
+
+    def __init__(self, simulation: LinkSimulation, table: TableSink | None, *, full: bool) -> None:
+        self._simulation, self._table, self._full = simulation, table, full
+        self._before = np.empty(0, np.int64)
+
+    def choices(self, cell: SimulatedCell, clicks: Clicks) -> NDArray[np.uint8]:
+        """Return the choice for each click, and write the cell's rows."""
+        pulses = np.maximum(clicks.pulse, 0)
+        choice = self._simulation.prepared_at(pulses)
+        if self._table is not None and self._full:
+            end = cell.first_pulse + cell.n_pulses
+            for first in range(cell.first_pulse, end, CHUNK_PULSES):
+                n = min(CHUNK_PULSES, end - first)
+                self._write(self._table, np.arange(first, first + n), self._simulation.prepared(first, n))
+        elif self._table is not None:
+            rows, where = np.unique(clicks.pulse, return_index=True)
+            fresh = (rows >= 0) & ~np.isin(rows, self._before)
+            self._before = rows
+            self._write(self._table, rows[fresh], choice[where[fresh]])
+        return choice
+
+    @staticmethod
+    def _write(table: TableSink, pulse: NDArray[np.int64], choice: NDArray[np.uint8]) -> None:
+        if len(pulse):
+            table.write(pulse=pulse, intensity=choice // 6, basis=choice // 2 % 3, bit=choice % 2)
+
+
+class LinkRun:
+    """A run that writes into a folder, or only counts.
+
+    Args:
+        options: What to do.
+        folder: Where files go; None: there are none.
+
+    Raises:
+        ConfigurationError: There is no end of the run, or the format cannot hold what a tagger writes.
+    """
+
+    def __init__(self, options: RunOptions, folder: Path | None = None) -> None:
+        setup = options.setup
+        if options.duration_s is None and options.events is None:
+            raise ConfigurationError("nothing ends the run", remedy="Give a duration, or a number of events or pulses.")
+        self.options, self._folder = options, folder
+        self.simulation = LinkSimulation(setup, seed=options.seed, threads=options.threads, schedule=options.schedule)
+        self.cell_s = self.simulation.cell_s
+        self.cells_wanted = None if options.duration_s is None else math.ceil(options.duration_s / self.cell_s - 1e-9)
+        cell_ps = self.simulation.cell_ps
+        self._bob = _End(setup, setup.receiver, setup.tagger, cell_ps)
+        self._alice: _End | None = None
+        if setup.sender_receiver is not None:
+            self._alice = _End(setup, setup.sender_receiver, setup.sender_tagger or Tagger(), cell_ps)
+        self._prepared = None if setup.source.of_pairs else PulseCounts(setup)
+        self._pairs = PairCounts(setup) if self._alice and not (self._alice.switches or self._bob.switches) else None
+        self._monitors: dict[str, tuple[float, float]] = {}
+        self._record: _SenderRecord | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.callback(self.simulation.close)
+            if self._folder is not None:
+                self._open_files(self._folder, stack)
+            elif self._prepared is not None:
+                self._record = _SenderRecord(self.simulation, None, full=False)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+    def run(self, follow: Callable[[int, int], None] = lambda _cells, _events: None) -> Observed:
+        """Run to the end.
+
+        Args:
+            follow: Called after each cell with cells and the receiver's events so far.
+
+        Raises:
+            ConfigurationError: Nothing happens for a very long time.
+            EventError: A file cannot be written.
+        """
+        cells = events = 0
+        while (self.cells_wanted is None or cells < self.cells_wanted) and (
+            self.options.events is None or events < self.options.events
+        ):
+            cell = self.simulation.next_cell()
+            self._take(cell)
+            cells, events = cells + 1, events + len(cell.bob.ticks)
+            follow(cells, events)
+            if self.cells_wanted is None and not events and cells * self.cell_s > LONGEST_SILENCE_S:
+                raise ConfigurationError(
+                    f"not one event came in {LONGEST_SILENCE_S:,.0f} s of the link", remedy="Give --duration instead."
+                )
+        return Observed(
+            cells=cells,
+            cell_s=self.cell_s,
+            pulses=cells * self.simulation.cell_pulses,
+            bob=self._bob.counts,
+            alice=self._alice.counts if self._alice else None,
+            prepared=self._prepared,
+            pairs=self._pairs,
+            monitors=self._monitors,
+        )
+
+    def _take(self, cell: SimulatedCell) -> None:
+        bob = self._bob.take(cell.first_pulse, cell.bob, cell.bob_light)
+        if self._alice is not None and cell.alice is not None and cell.alice_light is not None:
+            alice = self._alice.take(cell.first_pulse, cell.alice, cell.alice_light)
+            if self._pairs is not None:
+                self._pairs.add(alice, bob)
+        if self._prepared is not None and self._record is not None:
+            choice = self._record.choices(cell, bob)
+            switched = np.zeros(len(choice), np.uint8)
+            if (bob.basis == SWITCHED).any():
+                switched = self.simulation.measured_at(np.maximum(bob.pulse, 0))
+            self._prepared.add(bob, cell.bob.channel, choice, switched)
+        for name, value in cell.monitors.items():
+            low, high = self._monitors.get(name, (value, value))
+            self._monitors[name] = min(low, value), max(high, value)
+
+    def _open_files(self, folder: Path, stack: ExitStack) -> None:
+        options = self.options
+        ends = {"bob": self._bob} | ({"alice": self._alice} if self._alice else {})
+        for name, end in ends.items():
+            check_format(folder, options.format_name, tick_ps=end.tick_ps, channels=end.channels)
+            path = folder / f"{name}{file_ending(options.format_name)}"
+            end.files.events = stack.enter_context(EventSink(path, options.format_name, end.tick_ps))
+            if options.truth:
+                facts = {"content": "truth", "version": "1"}
+                end.files.truth = stack.enter_context(TableSink(folder / f"{name}.truth.parquet", TRUTH_COLUMNS, facts))
+        if self._prepared is None:
+            return
+        full = options.record == "full" or (
+            options.record == "auto" and (self.cells_wanted or math.inf) * self.simulation.cell_pulses <= SMALL_PULSES
+        )
+        table = None
+        if options.record != "none":
+            facts = {"content": "sender", "version": "1", "pulses": "all" if full else "detected"}
+            facts["period_ps"] = str(options.setup.source.period_ps)
+            table = stack.enter_context(TableSink(folder / "alice.record.parquet", RECORD_COLUMNS, facts))
+        self._record = _SenderRecord(self.simulation, table, full=full)
+
+
+def duration_of(setup: OpticalSetup, pulses: int) -> float:
+    """Return how long it takes to send so many pulses.
+
+    Raises:
+        ConfigurationError: The source has a steady pump.
+    """
+    if setup.source.kind == "pair-cw":
+        raise ConfigurationError("a source with a steady pump has no pulses", remedy="Give --duration or --events.")
+    return pulses * setup.source.period_ps / PS_PER_S
