@@ -8,6 +8,7 @@ much is asked for at a time. Truth lies in the cells: it is for tests and report
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -196,6 +197,27 @@ class LinkSimulation:
             bob_light=bob_light,
             alice_light=alice_light,
         )
+
+    def bob_blocks(self, n_events: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
+        """Go through what the receiver's tagger writes, without end: ticks and channels, so many at a time.
+
+        Args:
+            n_events: Events in a block.
+        """
+        ticks: list[NDArray[np.int64]] = []
+        channels: list[NDArray[np.uint8]] = []
+        have = 0
+        while True:
+            while have < n_events:
+                bob = self.next_cell().bob
+                ticks.append(bob.ticks)
+                channels.append(bob.channel)
+                have += len(bob.ticks)
+            all_ticks, all_channels = np.concatenate(ticks), np.concatenate(channels)
+            whole = have - have % n_events
+            for begin in range(0, whole, n_events):
+                yield all_ticks[begin : begin + n_events], all_channels[begin : begin + n_events]
+            ticks, channels, have = [all_ticks[whole:]], [all_channels[whole:]], have - whole
 
     def _set_cell(self, cell_pulses: int | None) -> None:
         setup = self.setup
