@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from qkdhw.protocols.counts_file import key_length_of_file, read_counts_file
 
 _PR_SET_DUMPABLE = 4
 
-app = typer.Typer(help="One QKD link: run a site, compute key lengths.", no_args_is_help=True)
+app = typer.Typer(help="One QKD link: run a site, compute key lengths, simulate one.", no_args_is_help=True)
 
 
 @app.command()
@@ -148,3 +149,7 @@ def _print_answer(answer: KeyLength) -> None:
     out.print("Taken for granted:")
     for assumption in answer.assumptions:
         out.print(f"  - {assumption}", highlight=False)
+
+
+for _entry_point in entry_points(group="qkdhw.commands.link"):
+    app.command(_entry_point.name)(_entry_point.load())

@@ -1,0 +1,267 @@
+"""`qkdhw link simulate`: options in, files, a table and plots out."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from contextlib import ExitStack
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from qkdhw.errors import ConfigurationError
+from qkdhw.formats import FORMATS
+
+if TYPE_CHECKING:
+    from qkdhw_emulators.optics.schedule import Schedule
+    from qkdhw_emulators.optics.setup import OpticalSetup
+    from qkdhw_emulators.simulate.run import LinkRun, Observed, RunOptions
+
+# The optics are imported where they are used: the command line loads this module at each start.
+
+USUAL_EVENTS = 1_000_000
+USUAL_DURATION_S = 60.0
+
+
+class Record(StrEnum):
+    """Which pulses the sender's record has."""
+
+    AUTO = "auto"
+    DETECTED = "detected"
+    FULL = "full"
+    NONE = "none"
+
+
+def _complete_preset(incomplete: str) -> list[str]:
+    from qkdhw_emulators.optics.presets import preset_names
+
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
+def _complete_attack(incomplete: str) -> list[tuple[str, str]]:
+    from qkdhw_emulators.optics.schedule import attack_help
+
+    return [(name, text) for name, text in attack_help().items() if name.startswith(incomplete)]
+
+
+def _complete_format(incomplete: str) -> list[tuple[str, str]]:
+    return [(name, known.description) for name, known in FORMATS.items() if name.startswith(incomplete)]
+
+
+def simulate(
+    preset: Annotated[
+        str | None,
+        typer.Argument(help="Preset (see --list), or a TOML file of the same form.", autocompletion=_complete_preset),
+    ] = None,
+    *,
+    duration_s: Annotated[
+        float | None, typer.Option("--duration", metavar="SECONDS", min=1e-9, help="Time of the link; whole cells run.")
+    ] = None,
+    events: Annotated[
+        int | None, typer.Option("--events", metavar="N", min=1, help="End once the receiver has N events.")
+    ] = None,
+    pulses: Annotated[
+        int | None, typer.Option("--pulses", metavar="N", min=1, help="Pulses to send, in place of a duration.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of everything random; the same seed gives the same files.")
+    ] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads for the light; changes nothing but time.")] = 1,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            metavar="NAME:FIELD=VALUE,...",
+            help="Attack or fault, such as intercept-resend:fraction=0.2,from_s=1; may be repeated.",
+            autocompletion=_complete_attack,
+        ),
+    ] = None,
+    schedule: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Attacks: a table `attack` for each.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PART.FIELD=VALUE", help="Change the link; may be repeated.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="New folder for all files; it appears whole or not at all.")
+    ] = None,
+    format_name: Annotated[
+        str,
+        typer.Option(
+            "--format", help="Format of the event files: see `qkdhw events formats`.", autocompletion=_complete_format
+        ),
+    ] = "parquet",
+    record: Annotated[
+        Record, typer.Option(help="The sender's choices of which pulses; auto: all if they are 10 million or less.")
+    ] = Record.AUTO,
+    truth: Annotated[
+        bool, typer.Option("--truth", help="Write what made each event too, which no real link knows.")
+    ] = False,
+    plots: Annotated[bool, typer.Option("--plots", help="Draw plots (PNG and SVG) into the folder.")] = False,
+    write_preset: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Write the link, changes included, and leave.")
+    ] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="List presets and attacks, and leave.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """Simulate a link: event files of both ends, the sender's record, and counts against closed forms.
+
+    Without an end it runs to 1,000,000 events or 60 s of the link, whatever comes first.
+
+    \b
+    qkdhw link simulate --list
+    qkdhw link simulate toshiba-t12-2013 --duration 1
+    qkdhw link simulate sfifteen-bbm92 --out run --format qcrypto-a1 --plots
+    qkdhw link simulate lim-2014 --set channel.length_km=80 --attack photon-number-splitting
+    """  # noqa: D301
+    if list_all:
+        _print_list(as_json=as_json)
+        return
+    if preset is None:
+        raise ConfigurationError("give a preset or a file", remedy="qkdhw link simulate --list")
+    setup = _setup(preset, changes or [])
+    if write_preset is not None:
+        _write_preset(write_preset, setup)
+        return
+    if format_name not in FORMATS:
+        raise ConfigurationError(f"there is no event format {format_name!r}", remedy=f"one of: {', '.join(FORMATS)}")
+    if out is None and (truth or plots):
+        raise ConfigurationError("--truth and --plots write files", remedy="Say where with --out FOLDER.")
+    from qkdhw_emulators.simulate.run import RunOptions, duration_of
+
+    if pulses is not None:
+        if duration_s is not None:
+            raise ConfigurationError("--pulses and --duration are two ways to say the same", remedy="Give one of them.")
+        duration_s = duration_of(setup, pulses)
+    elif duration_s is None and events is None:
+        duration_s, events = USUAL_DURATION_S, USUAL_EVENTS
+    options = RunOptions(
+        setup=setup,
+        seed=seed,
+        threads=threads,
+        schedule=_schedule(attack or [], schedule),
+        duration_s=duration_s,
+        events=events,
+        format_name=format_name,
+        record=record.value,
+        truth=truth,
+    )
+    report = _run(options, preset, out, plots=plots)
+    if as_json:
+        json.dump(report, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    _print(report, out)
+
+
+def _setup(preset: str, changes: list[str]) -> OpticalSetup:
+    from qkdhw_emulators.optics.presets import load_setup
+    from qkdhw_emulators.simulate.changes import changed_setup
+
+    setup = load_setup(preset)
+    return changed_setup(setup, changes) if changes else setup
+
+
+def _schedule(attacks: list[str], file: Path | None) -> Schedule:
+    from qkdhw_emulators.optics.schedule import Schedule
+
+    given = Schedule.from_arguments(attacks)
+    if file is None:
+        return given
+    if attacks:
+        raise ConfigurationError("--attack and --schedule exclude each other", remedy="Put all attacks into the file.")
+    try:
+        return Schedule.from_toml(file.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{file} is not UTF-8 text", remedy="Write it as TOML.") from error
+
+
+def _run(options: RunOptions, name: str, out: Path | None, *, plots: bool) -> dict[str, Any]:
+    """Run it, in a folder that appears at the end if there is one to write."""
+    from qkdhw_emulators.optics.presets import dump_setup
+    from qkdhw_emulators.simulate.plots import check_plots, write_plots
+    from qkdhw_emulators.simulate.report import report_of
+    from qkdhw_emulators.simulate.run import LinkRun
+    from qkdhw_emulators.simulate.writers import whole_folder
+
+    if plots:
+        check_plots()
+    # Whoever ends the run shall find no half-written folder.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    with ExitStack() as stack:
+        folder = None if out is None else stack.enter_context(whole_folder(out))
+        with LinkRun(options, folder) as run:
+            observed = _followed(run, name)
+        report = report_of(options, name, observed)
+        if folder is not None:
+            if plots:
+                (folder / "plots").mkdir()
+                report["plots"] = write_plots(folder / "plots", options, report, observed)
+            (folder / "link.toml").write_text(dump_setup(options.setup), "utf-8")
+            (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+            report["files"] = sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
+            report["folder"] = str(out)
+    return report
+
+
+def _followed(run: LinkRun, name: str) -> Observed:
+    """Run it with a bar for a person who looks on."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(name, total=1.0)
+
+        def follow(cells: int, events: int) -> None:
+            shares = [cells / run.cells_wanted if run.cells_wanted else 0.0]
+            shares += [events / run.options.events] if run.options.events else []
+            spent_s = progress.tasks[0].elapsed or 0.0
+            rate_hz = events / spent_s if spent_s else 0.0
+            described = f"{name}: {cells * run.cell_s:,.3g} s of the link, {events:,} events, {rate_hz:,.0f} /s"
+            progress.update(task, completed=max(shares), description=described)
+
+        return run.run(follow)
+
+
+def _write_preset(path: Path, setup: OpticalSetup) -> None:
+    from qkdhw_emulators.optics.presets import dump_setup
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(dump_setup(setup))
+    except FileExistsError as error:
+        raise ConfigurationError(f"{path} is there already", remedy="Give --write-preset another name.") from error
+
+
+def _print_list(*, as_json: bool) -> None:
+    from qkdhw_emulators.optics.presets import load_setup, preset_names
+    from qkdhw_emulators.optics.schedule import attack_help
+
+    presets = {name: load_setup(name).title for name in preset_names()}
+    if as_json:
+        json.dump({"presets": presets, "attacks": attack_help()}, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    from qkdhw.cli.console import plain  # which loads this command
+
+    console = Console()
+    for title, rows in (("preset", presets), ("attack or fault", attack_help())):
+        table = Table(title, "what it is")
+        for name, text in rows.items():
+            table.add_row(plain(name), plain(text))
+        console.print(table)
+
+
+def _print(report: dict[str, Any], out: Path | None) -> None:
+    from qkdhw_emulators.simulate.report import print_report
+
+    console = Console()
+    print_report(report, console)
+    if out is not None:
+        console.print(f"in {out}: {', '.join(report['files'])}", markup=False, highlight=False, soft_wrap=True)

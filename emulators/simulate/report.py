@@ -1,0 +1,208 @@
+"""What a run had against what the closed forms of its setup say: as one JSON object and as tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from qkdhw_emulators.optics.attack import Attack
+from qkdhw_emulators.optics.expected import ExpectedCounts, expected_counts, expected_gain_and_qber
+from qkdhw_emulators.optics.link_tables import build_tables
+from qkdhw_emulators.optics.setup import BASES, OpticalSetup, Receiver
+from qkdhw_emulators.simulate.matching import PulseMatcher
+from qkdhw_emulators.simulate.observation import EndCounts, PairCounts, PulseCounts
+from qkdhw_emulators.simulate.run import Observed, RunOptions
+
+Report = dict[str, Any]
+LOUD_Z = 4.0
+
+
+def report_of(options: RunOptions, name: str, observed: Observed) -> Report:
+    """Return all about a run as a JSON object; docs/how-to/simulate-a-link.md lists what is in it.
+
+    "Expected" is the link of the setup without attacks: what attacks do shows as the difference.
+    """
+    setup = options.setup
+    report: Report = {
+        "link": name,
+        "title": setup.title,
+        "seed": options.seed,
+        "duration_s": observed.duration_s,
+        "cells": observed.cells,
+        "cell_s": observed.cell_s,
+        "pulses": observed.pulses,
+        "events": {"bob": int(observed.bob.clicks.sum())},
+        "attacks": [_attack(attack) for attack in options.schedule.attacks],
+        "published": dict(setup.published),
+        "monitors": {what: {"lowest": low, "highest": high} for what, (low, high) in observed.monitors.items()},
+    }
+    counts = None
+    if observed.prepared is not None:
+        counts = expected_counts(setup, observed.pulses, PulseMatcher(setup, setup.receiver).window_ps)
+        report["bases"] = _bases(setup, observed.prepared, counts, observed.pulses)
+    report["detectors"] = _detectors("bob", setup.receiver, observed.bob, observed.duration_s, counts)
+    if observed.alice is not None and setup.sender_receiver is not None:
+        report["events"]["alice"] = int(observed.alice.clicks.sum())
+        report["detectors"] += _detectors("alice", setup.sender_receiver, observed.alice, observed.duration_s, None)
+    if observed.pairs is not None:
+        report["pairs"] = _coincidences(observed.pairs, observed.duration_s)
+    return report
+
+
+def _attack(attack: Attack) -> dict[str, Any]:
+    return {"name": attack.name} | attack.model_dump()
+
+
+def _detectors(
+    end: str, receiver: Receiver, found: EndCounts, duration_s: float, expected: ExpectedCounts | None
+) -> list[dict[str, Any]]:
+    rows = []
+    for d, (clicks, meaning) in enumerate(zip(found.clicks.tolist(), receiver.meaning, strict=True)):
+        row = {
+            "end": end,
+            "input": d + 1,
+            "meaning": meaning,
+            "clicks": clicks,
+            "rate_hz": clicks / duration_s,
+            "expected_rate_hz": None,
+            "z": None,
+        }
+        if expected is not None:
+            mean = float(expected.detector_clicks[d])
+            row["expected_rate_hz"] = mean / duration_s
+            row["z"] = _z(clicks, mean, mean * float(expected.detector_fano[d]))
+        rows.append(row)
+    return rows
+
+
+def _bases(setup: OpticalSetup, found: PulseCounts, counts: ExpectedCounts, pulses: int) -> list[dict[str, Any]]:
+    """Return a row for each basis and intensity in which both ends use the same basis."""
+    expected = expected_gain_and_qber(setup, PulseMatcher(setup, setup.receiver).window_ps)
+    chosen = _chosen(setup)
+    mu: list[float | None] = [i.mean_photon_number for i in setup.source.intensities]
+    mu = mu or [None]
+    rows = []
+    for b, k in np.ndindex(setup.source.bases, len(mu)):
+        prepared = pulses * float(chosen[k, b])
+        gain, qber = expected[f"gain_{BASES[b]}_{k}"], expected.get(f"qber_{BASES[b]}_{k}", 0.0)
+        clicks = counts.clicks[k, b, :, b, :].sum()
+        widening = float(counts.variance[k, b, :, b, :].sum() / clicks) if clicks else 1.0
+        detections, errors = int(found.detections[k, b, b]), int(found.half_errors[k, b, b]) / 2
+        rows.append(
+            {
+                "basis": BASES[b],
+                "intensity": k,
+                "mean_photon_number": mu[k],
+                "pulses": round(prepared),
+                "detections": detections,
+                "gain": detections / prepared if prepared else None,
+                "expected_gain": gain,
+                "gain_z": _z(detections, gain * prepared, gain * prepared * widening),
+                "errors": errors,
+                "qber": errors / detections if detections else None,
+                "expected_qber": qber,
+                "qber_z": _z(errors, qber * detections, qber * (1 - qber) * detections),
+            }
+        )
+    return rows
+
+
+def _chosen(setup: OpticalSetup) -> NDArray[np.float64]:
+    """Return how often an intensity and a basis are chosen and, if the receiver switches, measured too."""
+    tables = build_tables(setup)
+    intensity, sent, measured = (
+        np.diff(steps.astype(np.float64), prepend=0) / steps[-1]
+        for steps in (tables.intensity_thresholds, tables.basis_thresholds, tables.bob_thresholds)
+    )
+    in_same = measured if len(measured) > 1 else np.ones(len(sent))
+    chosen: NDArray[np.float64] = intensity[:, None] * (sent * in_same[: len(sent)])
+    return chosen
+
+
+def _coincidences(pairs: PairCounts, duration_s: float) -> dict[str, Any]:
+    """Return coincidences in equal bases, with those of chance from the flat part of the histogram of delays."""
+    n = len(pairs.delays)
+    edge = pairs.delays[[*range(n // 4), *range(n - n // 4, n)]]
+    by_chance = float(edge.mean()) * n / 20  # the window is 1/20 of the histogram
+    total = int(pairs.coincidences.sum())
+    report: dict[str, Any] = {
+        "window_ps": pairs.window_ps,
+        "coincidences": total,
+        "accidental": by_chance,
+        "coincidence_rate_hz": total / duration_s,
+        "coincidences_to_accidentals": total / by_chance if by_chance else None,
+    }
+    for b, basis in enumerate(BASES):
+        same = pairs.coincidences[b, :, b, :]
+        sifted, errors = int(same.sum()), int(same[0, 1] + same[1, 0])
+        if sifted:
+            report[f"sifted_{basis}"], report[f"qber_{basis}"] = sifted, errors / sifted
+    return report
+
+
+def _z(found: float, mean: float, variance: float) -> float | None:
+    """Return how many standard deviations apart, or None if nothing is expected to vary."""
+    return (found - mean) / math.sqrt(variance) if variance > 0 else None
+
+
+def print_report(report: Mapping[str, Any], console: Console) -> None:
+    """Print a report as tables."""
+    attacks = ", ".join(attack["name"] for attack in report["attacks"])
+    console.print(
+        f"{report['title'] or report['link']}: {report['duration_s']:.6g} s, {report['pulses']:,} pulses, "
+        + ", ".join(f"{n:,} events of {end}" for end, n in report["events"].items()),
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if attacks:
+        console.print(f"Attacked by {attacks}; expected: the link without", markup=False, highlight=False)
+    if "bases" in report:
+        table = _table("basis", "μ", "detections", "gain", "expected", "z", "QBER", "expected", "z")
+        for row in report["bases"]:
+            mu = row["mean_photon_number"]
+            table.add_row(
+                row["basis"], "" if mu is None else f"{mu:g}", f"{row['detections']:,}",
+                _number(row["gain"]), _number(row["expected_gain"]), _sigmas(row["gain_z"]),
+                _percent(row["qber"]), _percent(row["expected_qber"]), _sigmas(row["qber_z"]),
+            )  # fmt: skip
+        console.print(table)
+    table = _table("end", "input", "means", "clicks", "rate (/s)", "expected (/s)", "z")
+    for row in report["detectors"]:
+        expected = row["expected_rate_hz"]
+        table.add_row(
+            row["end"], str(row["input"]), row["meaning"], f"{row['clicks']:,}", f"{row['rate_hz']:,.1f}",
+            "" if expected is None else f"{expected:,.1f}", _sigmas(row["z"]),
+        )  # fmt: skip
+    console.print(table)
+    if "pairs" in report:
+        table = _table("coincidences", "value")
+        for name, value in report["pairs"].items():
+            table.add_row(name, _percent(value) if name.startswith("qber") else f"{value:,.6g}")
+        console.print(table)
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(first, box=SIMPLE, padding=(0, 0))
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3e}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f} %"
+
+
+def _sigmas(z: float | None) -> str:
+    if z is None:
+        return ""
+    return f"[bold yellow]{z:+.1f}[/]" if abs(z) > LOUD_Z else f"{z:+.1f}"
