@@ -80,14 +80,14 @@ def build_tables(
     shares = np.zeros((len(states), n_bob, len(modes)))
     for k, place in enumerate(places):
         shares[:, place.basis if n_bob > 1 else 0, modes.index((place.detector, place.time_ps))] += seen[:, k]
-    light, photons, probabilities = _light(setup)
+    light, often, photons, probabilities = _light(setup)
     n_hidden = len(probabilities)
     # (intensity, basis and bit, receiver's basis, hidden, mode)
     shares = light[:, None, None, None, None] * np.repeat(shares[None, :, :, None, :], n_hidden, axis=3)
     n_choices = len(light) * len(states)
     bob_basis_probability = setup.receiver.key_basis_probability
     return PulseTables(
-        intensity_thresholds=thresholds([i.probability for i in source.intensities] or [1.0]),
+        intensity_thresholds=thresholds(often),
         basis_thresholds=thresholds(_basis_probabilities(source.key_basis_probability, source.bases)),
         bob_thresholds=thresholds(_basis_probabilities(bob_basis_probability, n_bob)),
         three_state=source.states == 3,
@@ -214,13 +214,16 @@ def _basis_probabilities(key_probability: float, n_bases: int) -> list[float]:
     return [key_probability, *[(1 - key_probability) / (n_bases - 1)] * (n_bases - 1)]
 
 
-def _light(setup: OpticalSetup) -> tuple[NDArray[np.float64], NDArray[np.uint8], list[float]]:
-    """Return the factor on shares for each intensity, and the photons and the probability of what is hidden."""
+def _light(
+    setup: OpticalSetup,
+) -> tuple[NDArray[np.float64], list[float], NDArray[np.uint8], list[float]]:
+    """Return each intensity's factor on shares and its probability; photons and probability of what is hidden."""
     source = setup.source
     if source.kind == "weak-coherent":
-        return np.array([i.mean_photon_number for i in source.intensities]), np.array([POISSON], np.uint8), [1.0]
+        mu = np.array([i.mean_photon_number for i in source.intensities])
+        return mu, [i.probability for i in source.intensities], np.array([POISSON], np.uint8), [1.0]
     one, two = source.single_photon_probability, source.two_photon_probability
-    return np.ones(1), np.array([0, 1, 2], np.uint8), [1 - one - two, one, two]
+    return np.ones(1), [1.0], np.array([0, 1, 2], np.uint8), [1 - one - two, one, two]
 
 
 def _cumulative(probabilities: Sequence[float]) -> NDArray[np.float64]:

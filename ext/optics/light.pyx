@@ -20,9 +20,16 @@ import numpy as np
 cdef enum:
     POISSON = 255
     BATCH = 256
-    ALICE = 0
-    BOB = 1
-    EVE = 2
+    ALICE = 0  # where keys begin
+    BOB = 2
+    EVE = 4
+
+cdef struct Candidate:
+    int64_t pulse  # after the first
+    Py_ssize_t state
+    double u  # uniform from 0 to the candidates' probability
+    double weight  # what makes the chance of n photons that of n + 1: the mean, or the odds of one photon
+    double single  # chance of one photon
 
 cdef double NOISE_LIMIT = 5.0  # standard deviations at which the noise of the intensity is truncated
 cdef double MANY = 30.0  # mean photons from which a pulse's number is not drawn by inversion
@@ -36,6 +43,22 @@ cdef inline Py_ssize_t _draw(uint64_t field, const uint32_t[::1] thresholds) exc
     for k in range(thresholds.shape[0] - 1):
         index += (field & 0xFFFF) >= thresholds[k]
     return index
+
+
+cdef Py_ssize_t _skip(
+    bitgen_t *bits, Candidate *found, double pulses_per_candidate, int64_t *position, int64_t n_pulses,
+) except -1 nogil:
+    """Find the next candidates from a position on; return how many, less than a batch when the pulses end."""
+    cdef Py_ssize_t count = 0
+    cdef double gap
+    while count < BATCH:
+        gap = random_standard_exponential(bits) * pulses_per_candidate
+        if gap >= n_pulses - position[0]:
+            break
+        found[count].pulse = position[0] + <int64_t>gap
+        position[0] = found[count].pulse + 1
+        count += 1
+    return count
 
 
 cdef int64_t _many_photons(bitgen_t *bits, uint8_t photons, double mean, double share) except -1 nogil:
@@ -128,19 +151,19 @@ cdef class PulseLight:
         cdef Py_ssize_t bit = 0 if self.three_state and basis == 1 else (word >> 32) & 1
         return (_draw(word, self.intensity) * 3 + basis) * 2 + bit
 
-    cdef inline Py_ssize_t _state(self, int64_t pulse, const uint64_t[:, ::1] keys) except -1 nogil:
-        cdef Py_ssize_t choice = self._choice(philox_word(pulse, &keys[ALICE, 0]))
-        cdef Py_ssize_t bob = 0, hidden = 0
+    cdef inline Py_ssize_t _state(self, int64_t pulse, const uint64_t *keys) except -1 nogil:
+        cdef Py_ssize_t choice = self._choice(philox_word(pulse, keys + ALICE))
+        cdef Py_ssize_t k, bob = 0, hidden = 0
         cdef double eve
         if self.hidden.shape[1] > 1:
-            bob = _draw(philox_word(pulse, &keys[BOB, 0]), self.bob)
+            bob = _draw(philox_word(pulse, keys + BOB), self.bob)
         if self.hidden.shape[2] > 1:
-            eve = <double>(philox_word(pulse, &keys[EVE, 0]) >> 32) * EVE_STEP
-            while hidden < self.hidden.shape[2] - 1 and eve >= self.hidden[choice, bob, hidden]:
-                hidden += 1
+            eve = <double>(philox_word(pulse, keys + EVE) >> 32) * EVE_STEP
+            for k in range(self.hidden.shape[2] - 1):
+                hidden += eve >= self.hidden[choice, bob, k]
         return (choice * self.hidden.shape[1] + bob) * self.hidden.shape[2] + hidden
 
-    cdef inline double _factor(self, bitgen_t *bits, int64_t pulse, const uint64_t[:, ::1] keys) except? -1 nogil:
+    cdef inline double _factor(self, bitgen_t *bits, int64_t pulse, const uint64_t *keys) except? -1 nogil:
         """Return what the noise of the source and the pulse before make of a pulse's mean."""
         cdef double factor = 1.0, deviation
         if self.noise > 0:
@@ -148,25 +171,37 @@ cdef class PulseLight:
             while fabs(deviation) > NOISE_LIMIT:
                 deviation = random_standard_normal(bits)
             factor += self.noise * deviation
-        if self.pattern != 0 and pulse > 0 and not _draw(philox_word(pulse - 1, &keys[ALICE, 0]), self.intensity):
+        if self.pattern != 0 and pulse > 0 and not _draw(philox_word(pulse - 1, keys + ALICE), self.intensity):
             factor *= 1 + self.pattern
         return factor
 
-    cdef inline int64_t _number(
-        self, bitgen_t *bits, Py_ssize_t state, int64_t pulse, const uint64_t[:, ::1] keys,
+    cdef Py_ssize_t _accept(
+        self, bitgen_t *bits, Candidate *found, Py_ssize_t count, int64_t first, const uint64_t *keys,
     ) except -1 nogil:
-        """Return how many photons of a candidate pulse are detectable, mostly 0: by inversion of one uniform."""
-        cdef uint8_t photons = self.photons[state]
-        cdef double click = self.click[state], chance = self.single[state], weight = self.weight[state]
-        cdef double u
+        """Move the candidates that have a detectable photon to the front; return how many they are."""
+        cdef bint varies = self.noise > 0 or self.pattern != 0
+        cdef Py_ssize_t i, state, kept = 0
+        cdef double u, click, weight, single
+        for i in range(count):
+            found[i].state = self._state(first + found[i].pulse, keys)
+        for i in range(count):
+            state = found[i].state
+            click, weight, single = self.click[state], self.weight[state], self.single[state]
+            if varies and self.photons[state] == POISSON:
+                weight *= self._factor(bits, first + found[i].pulse, keys)
+                click = -expm1(-weight)
+                single = weight * (1 - click)
+            u = bits.next_double(bits.state) * self.bound
+            found[kept].pulse, found[kept].state = found[i].pulse, state
+            found[kept].u, found[kept].weight, found[kept].single = u, weight, single
+            kept += u < click  # no branch: nothing could guess it
+        return kept
+
+    cdef inline int64_t _number(self, bitgen_t *bits, const Candidate *pulse) except -1 nogil:
+        """Return how many detectable photons an accepted pulse has, by inversion of the number that accepted it."""
+        cdef uint8_t photons = self.photons[pulse.state]
+        cdef double u = pulse.u, chance = pulse.single, weight = pulse.weight
         cdef int64_t n = 1
-        if photons == POISSON and (self.noise > 0 or self.pattern != 0):
-            weight *= self._factor(bits, pulse, keys)
-            click = -expm1(-weight)
-            chance = weight * (1 - click)
-        u = bits.next_double(bits.state) * self.bound
-        if u >= click:
-            return 0
         if (weight if photons == POISSON else photons * weight / (1 + weight)) > MANY:
             return _many_photons(bits, photons, weight, weight / (1 + weight))
         while u >= chance and n < photons:
@@ -176,41 +211,33 @@ cdef class PulseLight:
         return n
 
     cdef inline Py_ssize_t _mode(self, bitgen_t *bits, Py_ssize_t state) except -1 nogil:
-        cdef Py_ssize_t mode = 0, last = self.cumulative.shape[1] - 1
+        cdef Py_ssize_t k, mode = 0, last = self.cumulative.shape[1] - 1
         cdef double u = bits.next_double(bits.state) * self.cumulative[state, last]
-        while mode < last and u >= self.cumulative[state, mode]:
-            mode += 1
+        for k in range(last):
+            mode += u >= self.cumulative[state, k]
         return mode
 
     cdef Py_ssize_t _arrivals(
-        self, const uint64_t[:, ::1] keys, int64_t first, int64_t n_pulses, bitgen_t *bits, double[::1] time_ps,
+        self, const uint64_t *keys, int64_t first, int64_t n_pulses, bitgen_t *bits, double[::1] time_ps,
         uint8_t[::1] detector, uint8_t[::1] bright, int32_t[::1] pulse, uint16_t[::1] state,
     ) except -1 nogil:
-        cdef int64_t candidate[BATCH]
-        cdef Py_ssize_t at[BATCH]
+        cdef Candidate candidates[BATCH]
+        cdef Candidate *c
         cdef int64_t position = 0, photons
         cdef Py_ssize_t found = 0, count = BATCH, i, j, mode
-        cdef double time, gap, pulses_per_candidate
+        cdef double time, pulses_per_candidate
         if self.bound == 0:
             return 0
         pulses_per_candidate = -1 / log1p(-self.bound)
         while count == BATCH:
-            count = 0
-            while count < BATCH:
-                gap = random_standard_exponential(bits) * pulses_per_candidate
-                if gap >= n_pulses - position:
-                    break
-                candidate[count] = position + <int64_t>gap
-                position = candidate[count] + 1
-                count += 1
-            for i in range(count):
-                at[i] = self._state(first + candidate[i], keys)
-            for i in range(count):
-                photons = self._number(bits, at[i], first + candidate[i], keys)
+            count = _skip(bits, candidates, pulses_per_candidate, &position, n_pulses)
+            for i in range(self._accept(bits, candidates, count, first, keys)):
+                c = candidates + i
+                photons = self._number(bits, c)
                 while photons > 0:
                     photons -= 1
-                    mode = self._mode(bits, at[i])
-                    time = candidate[i] * self.period_ps + self.state_offset_ps[at[i]] + self.mode_offset_ps[mode]
+                    mode = self._mode(bits, c.state)
+                    time = c.pulse * self.period_ps + self.state_offset_ps[c.state] + self.mode_offset_ps[mode]
                     if self.sigma_ps > 0:
                         time += self.sigma_ps * random_standard_normal(bits)
                     j = found
@@ -221,8 +248,8 @@ cdef class PulseLight:
                         time_ps[j], detector[j], bright[j] = time_ps[j - 1], detector[j - 1], bright[j - 1]
                         pulse[j], state[j] = pulse[j - 1], state[j - 1]
                         j -= 1
-                    time_ps[j], detector[j], bright[j] = time, self.mode_detector[mode], self.bright[at[i]]
-                    pulse[j], state[j] = <int32_t>candidate[i], <uint16_t>at[i]
+                    time_ps[j], detector[j], bright[j] = time, self.mode_detector[mode], self.bright[c.state]
+                    pulse[j], state[j] = <int32_t>c.pulse, <uint16_t>c.state
         return found
 
     def arrivals(
@@ -262,7 +289,7 @@ cdef class PulseLight:
         if first_pulse < 0 or not 0 <= n_pulses < 1 << 31:
             raise ValueError("first_pulse or n_pulses out of range")
         with bit_generator.lock, nogil:
-            found = self._arrivals(keys, first_pulse, n_pulses, bits, time_ps, detector, bright, pulse, state)
+            found = self._arrivals(&keys[0, 0], first_pulse, n_pulses, bits, time_ps, detector, bright, pulse, state)
         return found
 
     cdef int _words(
