@@ -105,6 +105,10 @@ class PulseTrain:
         self._at_s = max(self._at_s, end_s)
         return np.concatenate(drawn) if drawn else np.empty(0)
 
+    def skip(self, end_s: float) -> None:
+        """Let the pulses before a bench time go by."""
+        self._at_s = max(self._at_s, end_s)
+
     def _in_piece(self, begin_s: float, end_s: float, counted_hz: float) -> NDArray[np.float64]:
         if counted_hz <= 0:
             return np.empty(0)
@@ -160,6 +164,14 @@ class BenchInputs:
         """End the stream."""
         self._trains = {}
 
+    def go_on(self) -> None:
+        """Begin a stream if none runs, else let go by what has happened since its last events were taken."""
+        if not self._trains:
+            self.start_receiver()
+        self._at_s = self._history.now_s
+        for train in self._trains.values():
+            train.skip(self._at_s)
+
     def next_pulses(self) -> tuple[NDArray[np.float64], NDArray[np.int64], float] | None:
         """Return what happened next at the inputs, or None: nothing until now.
 
@@ -187,8 +199,22 @@ class BenchInputs:
         np.bitwise_or.at(pattern, which, np.left_shift(1, channels - 1).astype(np.uint8))
         return LinkChunk(np.empty(0, np.uint8), ticks, pattern, int(horizon_s / TICK_S))
 
+    def pulses_within(self, channel: int, begin_s: float, end_s: float) -> NDArray[np.float64]:
+        """Return the pulses at an input between two bench times, float64 (n,), in seconds since the first of them."""
+        if channel not in self._detectors:
+            return np.empty(0)
+        return PulseTrain(self._history, self._detectors[channel], begin_s, self._rng).until(end_s)
+
     def counts(self, begin_s: float, end_s: float) -> list[int]:
         """Draw what plain counters at inputs 1 to 4 show for a gate between two bench times."""
+        return [int(n) for n in self._counts_rng.poisson(self.mean_counts(begin_s, end_s))]
+
+    def mean_counts(self, begin_s: float, end_s: float) -> list[float]:
+        """Return the mean counts at inputs 1 to 4 between two bench times; before the bench's zero nothing happens."""
         mean = self._history.mean_counts(begin_s, end_s)
-        at_inputs = [mean[self._detectors[c]] if c in self._detectors else 0.0 for c in range(1, TAGGER_INPUTS + 1)]
-        return [int(n) for n in self._counts_rng.poisson(at_inputs)]
+        inputs = range(1, TAGGER_INPUTS + 1)
+        return [float(mean[self._detectors[c]]) if c in self._detectors else 0.0 for c in inputs]
+
+    def rate_hz(self, channel: int) -> float:
+        """Return the rate of pulses at an input now."""
+        return float(self._history.rates_hz[self._detectors[channel]]) if channel in self._detectors else 0.0

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkdhw_emulators.faults import Fault, FaultSwitches, slip_bytes
+from qkdhw_emulators.optics.bench_clicks import BenchInputs
 from qkdhw_emulators.sent_events import SentEvents
 from qkdhw_emulators.servers.usb_descriptors import standard_reply
 from qkdhw_emulators.servers.usb_unit import Endpoint, UsbDescriptor, UsbStallError
@@ -57,10 +58,12 @@ class EventsPipe:
 class EmulatedCqtFx2:
     """Takes the card's commands and answers byte for byte; no I/O, no clock of its own.
 
-    A signal generator fires inputs 1, 2, 3, 4 in turn; events come as fast as they are read.
+    A signal generator fires inputs 1, 2, 3, 4 in turn, and events come as fast as they are read; or its inputs are
+    connected to detectors of its bench, and events come once they happened.
 
     Args:
         world: Surroundings.
+        inputs: What its inputs are connected to, in place of a signal generator.
         faults: Faults that are on.
 
     Attributes:
@@ -82,13 +85,18 @@ class EmulatedCqtFx2:
         Fault.COUNTER_WRAP, Fault.NON_MONOTONE, Fault.BYTE_SLIP,
     })  # fmt: skip
 
-    def __init__(self, world: World | None = None, *, faults: Iterable[Fault | str] = ()) -> None:
+    def __init__(
+        self, world: World | None = None, *, inputs: BenchInputs | None = None, faults: Iterable[Fault | str] = ()
+    ) -> None:
         self.world = world or World()
-        self.world.declare(self.conditions)
+        self._inputs = inputs
+        if inputs is None:
+            self.world.declare(self.conditions)
         self.faults = FaultSwitches(faults, rng=self.world.rng("faults"))
         self.further_ports: Mapping[str, tuple[EventsPipe, int]] = {"0x82": (EventsPipe(self), 0)}
         self._rng = self.world.rng("unit")
         self.sent_events = SentEvents(Fraction(125))
+        self._unsent: NDArray[np.uint64] = np.empty(0, np.uint64)
         self._packet = bytearray()
         self._sent = self._n_pulses = self._begun_ticks = self._step = 0
         self.full = False
@@ -142,16 +150,10 @@ class EmulatedCqtFx2:
 
     def next_events(self, n_events: int) -> bytes:
         """Return the next events, at most so many."""
-        rate_hz = self.world.conditions["signal_rate_hz"]
         self.full = self.full or (Fault.FULL_BUFFER in self.faults and self.transferring)
-        if not self.transferring or self.inhibited or self.full or rate_hz <= 0:
+        if not self.transferring or self.inhibited or self.full:
             return b""
-        first = self._period_words(rate_hz)
-        period, at = divmod(self._n_pulses, PERIOD_EVENTS)
-        words = first[at : at + n_events] + np.uint64(period * self._step << SLOW_SHIFT & WORD_MASK)
-        number = self._n_pulses + 1 + np.arange(words.shape[0])
-        self.sent_events.add(self._begun_ticks + number * self._step // STEPS_PER_TICK, 1 + number % 4)
-        self._n_pulses += words.shape[0]
+        words = self._signal_words(n_events) if self._inputs is None else self._detector_words(self._inputs, n_events)
         if Fault.OVERFLOW in self.faults:
             words = words[::2]
         if Fault.NON_MONOTONE in self.faults:
@@ -160,6 +162,30 @@ class EmulatedCqtFx2:
         data = words.tobytes()
         position, self._sent = self._sent, self._sent + len(data)
         return slip_bytes(data, position) if Fault.BYTE_SLIP in self.faults else data
+
+    def _signal_words(self, n_events: int) -> NDArray[np.uint64]:
+        """Return the signal generator's next pulses, at most so many."""
+        rate_hz = self.world.conditions["signal_rate_hz"]
+        if rate_hz <= 0:
+            return np.empty(0, np.uint64)
+        first = self._period_words(rate_hz)
+        period, at = divmod(self._n_pulses, PERIOD_EVENTS)
+        words = first[at : at + n_events] + np.uint64(period * self._step << SLOW_SHIFT & WORD_MASK)
+        number = self._n_pulses + 1 + np.arange(words.shape[0])
+        self.sent_events.add(self._begun_ticks + number * self._step // STEPS_PER_TICK, 1 + number % 4)
+        self._n_pulses += words.shape[0]
+        return words
+
+    def _detector_words(self, inputs: BenchInputs, n_events: int) -> NDArray[np.uint64]:
+        """Return the detectors' next pulses, at most so many."""
+        pulses = None if self._unsent.size else inputs.next_pulses()
+        if pulses is not None:
+            times_s, channels, _ = pulses
+            ticks = self._begun_ticks + (times_s / TICK_S).astype(np.int64)
+            self.sent_events.add(ticks, channels)
+            self._unsent = event_words(ticks % WRAP_TICKS, np.left_shift(1, channels - 1))
+        words, self._unsent = self._unsent[:n_events], self._unsent[n_events:]
+        return words
 
     def _period_words(self, rate_hz: float) -> NDArray[np.uint64]:
         """Return the words of the first pulses; later ones differ in the slow counter alone."""
@@ -181,6 +207,8 @@ class EmulatedCqtFx2:
         if command in SWITCHES:
             name, value = SWITCHES[command]
             setattr(self, name, value)
+            if self._inputs is not None and name in {"inhibited", "transferring"}:
+                self._inputs.go_on()
         elif command in {1, 15}:
             self._reset_counter()
             self.transferring = self.transferring and command == 1
@@ -197,9 +225,18 @@ class EmulatedCqtFx2:
         self._n_pulses = self._sent = 0
         self._step = 0
         self._begun_ticks = WRAP_TICKS - (1 << 24) if Fault.COUNTER_WRAP in self.faults else 0  # 2 ms below
+        self._unsent = self._unsent[:0]
+        if self._inputs is not None:
+            self._inputs.stop_receiver()
+
+    def _rate_hz(self) -> float:
+        """Return the rate of pulses at all inputs."""
+        if self._inputs is None:
+            return self.world.conditions["signal_rate_hz"]
+        return sum(self._inputs.rate_hz(channel) for channel in (1, 2, 3, 4))
 
     def _state_byte(self, index: int) -> bytes:
-        too_fast = self.world.conditions["signal_rate_hz"] > MAX_RATE_HZ and not self.inhibited
+        too_fast = self._rate_hz() > MAX_RATE_HZ and not self.inhibited
         overflowing = self.transferring and (too_fast or self.full or Fault.OVERFLOW in self.faults)
         values = {0: INHIBITED * self.inhibited | OVERFLOWING * overflowing, 1: 0x80, 2: 1, 8: int(overflowing)}
         if Fault.SILENT in self.faults or not 0 <= index <= 8:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from qkdhw.quantities import PS_PER_S
 from qkdhw_emulators.faults import Fault, FaultSwitches
+from qkdhw_emulators.optics.bench_clicks import BenchInputs
 from qkdhw_emulators.world import World
 
 BACKLOG_MESSAGES = 64  # that the service keeps for a slow client
@@ -126,6 +127,27 @@ class Pulses:
         first_ps = (self.phase_ps - begin_ps) % self.period_ps if begin_ps > self.phase_ps else self.phase_ps - begin_ps
         n = max(0, -(-(width_ps - first_ps) // self.period_ps))
         return ramp(self.period_ps, n) + np.uint64(first_ps)
+
+
+@dataclass(frozen=True)
+class DetectorPulses:
+    """Pulses of a detector at an input.
+
+    Attributes:
+        inputs: The inputs.
+        number: Which of them.
+        begun_ps: Bench time of the start of the record, less the input's delay.
+    """
+
+    inputs: BenchInputs
+    number: int
+    begun_ps: int
+
+    def within(self, begin_ps: int, width_ps: int, ramp: Callable[[int, int], NDArray[np.uint64]]) -> Any:
+        """Return the pulses of a window as `Pulses` does."""
+        from_s = (self.begun_ps + begin_ps) / PS_PER_S
+        times_s = self.inputs.pulses_within(self.number, from_s, from_s + width_ps / PS_PER_S)
+        return np.minimum(times_s * PS_PER_S, width_ps - 1).astype("<u8")
 
 
 class EmulatedRawStream:

@@ -18,13 +18,22 @@ from typing import Any, ClassVar
 from qkdhw.quantities import PS_PER_S
 from qkdhw_emulators.faults import Fault, FaultSwitches, spoil_reply
 from qkdhw_emulators.line import EmulatedUnit
-from qkdhw_emulators.units.idq_data_link import CHANNELS, EmulatedDataLink, EmulatedRawStream, Pulses, Recorder
+from qkdhw_emulators.optics.bench_clicks import BenchInputs
+from qkdhw_emulators.units.idq_data_link import (
+    CHANNELS,
+    DetectorPulses,
+    EmulatedDataLink,
+    EmulatedRawStream,
+    Pulses,
+    Recorder,
+)
 from qkdhw_emulators.units.scpi_unit import pattern_of
 from qkdhw_emulators.world import World
 
 THRESHOLD_STEP_V = 0.001952
 SCPI_PORT, DATA_LINK_PORT, STREAM_PORT = 5555, 6060, 4241
 PHASE_PS = 1009
+START_RATE = "rate_start_hz"
 PREFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:E[+-]?[0-9]+)?"
 INVALID, TYPE, COUNT = "SCPI_ERR_INVALID_CMD", "SCPI_ERR_PARAM_TYPE", "SCPI_ERR_PARAM_COUNT"
@@ -158,6 +167,7 @@ class EmulatedIdqId900:
 
     Args:
         world: Surroundings; the conditions are the pulse rates at its inputs.
+        inputs: What inputs 1 to 4 are connected to, in place of steady pulses.
         faults: Faults that are on.
 
     Attributes:
@@ -178,9 +188,12 @@ class EmulatedIdqId900:
         }
     )  # fmt: skip
 
-    def __init__(self, world: World | None = None, *, faults: Iterable[Fault | str] = ()) -> None:
+    def __init__(
+        self, world: World | None = None, *, inputs: BenchInputs | None = None, faults: Iterable[Fault | str] = ()
+    ) -> None:
         self.world = world or World()
-        self.world.declare(self.conditions)
+        self._inputs = inputs
+        self.world.declare(self.conditions if inputs is None else {START_RATE: self.conditions[START_RATE]})
         self.faults = FaultSwitches(faults, rng=self.world.rng("faults"))
         self._rng = self.world.rng("unit")
         self.recorder = Recorder(self.world)
@@ -233,7 +246,7 @@ class EmulatedIdqId900:
         """Whether a channel hands its timestamps to the service."""
         return self._now["RAW#:SEND", channel] == "ON"
 
-    def pulses(self, channel: int) -> Pulses:
+    def pulses(self, channel: int) -> Pulses | DetectorPulses:
         """Return what happens at the input that a timestamp channel listens to, its delay included."""
         source = self._now["RAW#[:INPOrt]:STOP:LINK", channel]
         number = int(source[4:]) - 4 if source.startswith("TSCO") else 0
@@ -241,6 +254,9 @@ class EmulatedIdqId900:
             return Pulses(0, 0)
         linked = self._now["DELAy#[:INPOrt]:LINK", number] == f"INPU{number}"
         delay_ps = int(self._now["DELAy#:VALUe", number][:-2]) if linked else 0
+        if self._inputs is not None:
+            self.world.come_to_now()
+            return DetectorPulses(self._inputs, number, (self.recorder.begun_ps or 0) - delay_ps)
         return Pulses(self._period_ps(number), PHASE_PS * number + delay_ps)
 
     def reference(self, channel: int) -> int | None:
@@ -315,8 +331,14 @@ class EmulatedIdqId900:
     def _is_on(self, number: int) -> bool:
         return self._now[("INPUt#:ENABle", number) if number else ("STARt:ENABle", 0)] == "ON"
 
+    def _pulse_rate_hz(self, number: int) -> float:
+        """Return the rate of pulses at an input, 0 for the start input."""
+        if number and self._inputs is not None:
+            return self._inputs.rate_hz(number)
+        return self.world.conditions[f"rate_{number}_hz" if number else START_RATE]
+
     def _period_ps(self, number: int) -> int:
-        rate_hz = self.world.conditions[f"rate_{number or 'start'}_hz"]
+        rate_hz = self._pulse_rate_hz(number)
         return round(PS_PER_S / rate_hz) if rate_hz > 0 else 0
 
     def _count(self, number: int) -> str:
@@ -326,11 +348,14 @@ class EmulatedIdqId900:
             self._of(self.raw_errors, number)
         gate_s = int(self._now[f"{block}:COUNter:INTEgrationtime", index]) / 1000
         since_s = self.world.now_s() - self._reset_s[number]
-        rate_hz = self.world.conditions[f"rate_{number or 'start'}_hz"] if self._is_on(number) else 0.0
+        rate_hz = self._pulse_rate_hz(number) if self._is_on(number) else 0.0
         if self._now[f"{block}:COUNter:MODE", index] == "ACCUM":
             return str(int(rate_hz * since_s))
         gate = int(self.world.now_s() // gate_s)
-        return str(int(self.world.rng(f"count {number} {gate}").poisson(rate_hz * gate_s)))
+        mean = rate_hz * gate_s
+        if number and self._is_on(number) and self._inputs is not None:
+            mean = self._inputs.mean_counts((gate - 1) * gate_s, gate * gate_s)[number - 1]
+        return str(int(self.world.rng(f"count {number} {gate}").poisson(mean)))
 
     def _reset_count(self, number: int) -> str:
         self._reset_s[number] = self.world.now_s()
@@ -390,7 +415,7 @@ class EmulatedIdqId900:
         """Return the rate of pulses that come from a block."""
         number = int(source[4:]) - 4 if source.startswith("TSCO") else 0
         known = source == "STAR" or number in CHANNELS
-        return self.world.conditions[f"rate_{number or 'start'}_hz"] if known and self._is_on(number) else 0.0
+        return self._pulse_rate_hz(number) if known and self._is_on(number) else 0.0
 
     def _input_state(self, number: int) -> str:
         self._of(self.raw_errors, number)

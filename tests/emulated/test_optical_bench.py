@@ -164,15 +164,15 @@ def test_without_light_there_are_dark_counts_only(lit, darken):
     assert ((counts - expected) ** 2 / expected).sum() < CHI_SQUARE_4
 
 
-def stream_of(bench, seconds):
+def stream_of(bench, seconds, **options):
     """All photons that the tagger hands over in so much time of its own: times in seconds, and inputs."""
     tagger = bench.units["tagger"]
-    tagger.start()
+    tagger.start(**options)
     times, channels = [np.zeros(0)], []
     while not len(times[-1]) or times[-1][-1] < seconds:
         block = tagger.read_block(1 << 18, timeout_s=5.0)
         photon = block.kind == EventKind.PHOTON
-        times.append(block.time_ticks[photon] * 2e-9)
+        times.append(block.time_ticks[photon] * float(block.tick_ps) * 1e-12)
         channels.append(block.channel[photon])
     tagger.stop()
     times_s, channel = np.concatenate(times), np.concatenate(channels)
@@ -194,6 +194,32 @@ def test_the_detectors_electronics_counters_and_stream_of_the_tagger_agree(tmp_p
     for channel in (1, 2, 3, 4):
         gaps_s = np.diff(times_s[channels == channel])
         assert 28e-9 <= gaps_s.min() < 200e-9  # the detector's dead time, in ticks of 2 ns
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "options"),
+    [("idq-id900", "zmq://127.0.0.1:0", {"sub_acquisition_s": 0.1}), ("cqt-fx2", "usb://04b4:1234", {})],
+)
+def test_other_taggers_see_the_same_light(tmp_path, name, url, options):
+    file = example_file(
+        tmp_path,
+        (f'name = "sfifteen-tdc1"\nurl = "serial://{tmp_path}/bench-tagger"', f'name = "{name}"\nurl = "{url}"'),
+        ("settings = { gate_time_ms = 100 }", ""),
+    )
+    with lit_bench(file, pace=10.0) as (served, bench):
+        bench.units["attenuator"].set_attenuation_db(58.0)
+        electronics = np.sum([bench.units["detectors"].read_counts() for _ in range(5)], axis=0)
+        begun_s = served.world.now_s()
+        times_s, channels = stream_of(bench, 0.5, **options)
+        assert served.world.now_s() - begun_s >= 0.5
+        bench.units["attenuator"].configure({"shutter_open": False})
+        _, dark = stream_of(bench, 0.5, **options) if name == "cqt-fx2" else (None, [])
+        assert {"rate_1_hz", "signal_rate_hz"}.isdisjoint(served.lines["tagger"].world.conditions)
+    stream = np.bincount(channels, minlength=5)[1:]
+    assert stream.min() > 1000
+    assert ((stream - electronics) ** 2 / (stream + electronics)).sum() < CHI_SQUARE_4
+    assert min(np.diff(times_s[channels == channel]).min() for channel in (1, 2, 3, 4)) >= 29.8e-9
+    assert len(dark) < 100
 
 
 def test_events_come_when_their_time_has_come_and_a_change_shows_from_then_on(lit):
