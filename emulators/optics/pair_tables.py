@@ -78,7 +78,8 @@ def build_places(setup: OpticalSetup, rotation: Floats | None = None) -> tuple[P
 
     Args:
         setup: The link.
-        rotation: (3, 3), what the channel does to the Bloch vector of Bob's photon; None: nothing.
+        rotation: (3, 3), what the channel does to the Bloch vector of Bob's photon: a rotation, or what shrinks
+            it; None: nothing.
 
     Raises:
         ConfigurationError: The source makes no pairs, or an end needs pulses and the pump is steady.

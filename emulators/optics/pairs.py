@@ -59,7 +59,8 @@ class PairLight:
 
     Args:
         setup: The link.
-        rotation: float64 (3, 3), what the channel does to the Bloch vector of Bob's photon; None: nothing.
+        rotation: float64 (3, 3), what the channel does to the Bloch vector of Bob's photon: a rotation, or what shrinks
+            it; None: nothing.
         length_ps: Length of a cell, for pulses a whole number of periods. None: `cell_ps` of the setup; under an attack
             give the one of the setup without.
 

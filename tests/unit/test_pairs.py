@@ -203,6 +203,14 @@ def test_a_turn_about_the_axis_of_a_basis_leaves_it_alone():
     assert qber(outcomes, 2) == pytest.approx((1 - math.cos(1)) / 2, abs=1e-12)
 
 
+def test_an_eavesdropper_who_measures_shortens_the_vectors():
+    """Measuring and sending again in a random basis projects on one of the axes: a quarter of the bits are wrong."""
+    measured = np.diag([0.5, 0.0, 0.5])
+    outcomes = steady_outcomes(*build_places(steady(), measured))
+    assert qber(outcomes, 0) == pytest.approx(0.25, abs=1e-12)
+    assert qber(outcomes, 2) == pytest.approx(0.25, abs=1e-12)
+
+
 def test_independent_errors_combine():
     alice, bob = (receiver(misalignment=e) for e in ((0.01, 0.04, 0), (0.02, 0.05, 0)))
     setup = steady(alice, bob, preparation_error=(0.03, 0.06, 0), extinction_ratio_db=20.0)
