@@ -16,7 +16,9 @@ from distributions import ROOT, Built
 from qkdhw.version import __version__
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-KERNELS = {path.stem for path in (ROOT / "ext").glob("*.pyx")}
+KERNELS = {f"qkdhw/_core/{path.stem}" for path in (ROOT / "ext").glob("*.pyx")}
+KERNELS |= {f"qkdhw_emulators/_optics/{path.stem}" for path in (ROOT / "ext" / "optics").glob("*.pyx")}
+PRESETS = {f"qkdhw_emulators/optics/presets/{path.name}" for path in (ROOT / "emulators/optics/presets").iterdir()}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -33,12 +35,11 @@ def test_the_wheel_holds_all_modules_and_nothing_else(built: Built) -> None:
     modules |= {"qkdhw_" + str(path.relative_to(ROOT)) for path in (ROOT / "emulators").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
     compiled = {name for name in names if name.endswith(".so")}
-    assert {Path(name).name.split(".")[0] for name in compiled} == KERNELS
-    assert all(name.startswith("qkdhw/_core/") for name in compiled)
+    assert {name.split(".")[0] for name in compiled} == KERNELS
     stubs = {name for name in names if name.endswith(".pyi")}
-    assert stubs == {f"qkdhw/_core/{stem}.pyi" for stem in KERNELS}
+    assert stubs == {f"{kernel}.pyi" for kernel in KERNELS}
     rest = {name for name in names - modules - compiled - stubs if not name.startswith(info)}
-    assert rest == {"qkdhw/py.typed", "qkdhw_emulators/py.typed"}
+    assert rest == {"qkdhw/py.typed", "qkdhw_emulators/py.typed", *PRESETS}
     assert f"{info}licenses/LICENSE" in names
 
 
@@ -64,7 +65,9 @@ def test_the_sdist_can_build_and_test_itself(built: Built) -> None:
         ".ci/run",
     ):
         assert name in names
-    assert {f"ext/{stem}.pyx" for stem in KERNELS} <= names
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "ext").rglob("*.p[yx][xd]")}
+    assert len(sources) > len(KERNELS)
+    assert sources <= names
     assert {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("*.py")} <= names
     assert [name for name in names if name.endswith((".so", ".c", ".pyc", ".o"))] == []
 
