@@ -192,10 +192,10 @@ def _run(options: RunOptions, name: str, out: Path | None, *, plots: bool) -> di
 
     if plots:
         check_plots()
-    # Whoever ends the run shall find no half-written folder.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
     with ExitStack() as stack:
+        for number in (signal.SIGTERM, signal.SIGHUP):  # whoever ends the run finds no half-written folder
+            before = signal.signal(number, lambda number, _: sys.exit(128 + number))
+            stack.callback(signal.signal, number, before)
         folder = None if out is None else stack.enter_context(whole_folder(out))
         with LinkRun(options, folder) as run:
             observed = _followed(run, name)

@@ -202,10 +202,16 @@ class PairCounts:
 
 def coincidence_window_ps(setup: OpticalSetup) -> float:
     """Return six standard deviations of the difference of two detections of a pair, at least four ticks."""
+    ticks_fs = (setup.tagger.tick_fs, (setup.sender_tagger or Tagger()).tick_fs)
+    return max(2 * COINCIDENCE_SIGMAS * coincidence_sigma_ps(setup), 4 * max(ticks_fs) / 1000)
+
+
+def coincidence_sigma_ps(setup: OpticalSetup) -> float:
+    """Return the standard deviation of the difference of two detections of a pair."""
     taggers = (setup.tagger, setup.sender_tagger or Tagger())
     receivers = (setup.receiver, setup.sender_receiver or setup.receiver)
     variance = setup.source.pair_width_ps**2 + 2 * sigma_of_fwhm(setup.source.pulse_fwhm_ps) ** 2
     for receiver, tagger in zip(receivers, taggers, strict=True):
         variance += max(d.jitter_ps**2 + (d.jitter_tail_weight * d.jitter_tail_ps) ** 2 for d in receiver.detectors)
         variance += tagger.noise_ps**2 + (tagger.tick_fs / 1000) ** 2 / 12
-    return max(2 * COINCIDENCE_SIGMAS * math.sqrt(variance), *(4 * t.tick_fs / 1000 for t in taggers))
+    return math.sqrt(variance)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SWEEP_LOSSES_DB = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0)
 SWEEP_EVENTS = 20_000
 SWEEP_CELLS = 100
+QBER_POINTS = 64
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#eeca3b", "#9d755d")
 
 
@@ -155,8 +156,11 @@ def _qber(axes: Axes, observed: Observed) -> None:
     if counted is None:
         return
     halves = 2 if observed.prepared is not None else 1
+    cells = counted.timeline.cells
     sums = counted.timeline.sums
-    middle_s = (np.arange(len(sums)) + 0.5) * counted.timeline.cells * observed.cell_s
+    joined = max(1, -(-len(sums) // QBER_POINTS))
+    sums = np.add.reduceat(sums, np.arange(0, len(sums), joined))
+    middle_s = (np.arange(len(sums)) + 0.5) * cells * joined * observed.cell_s
     for first, basis in ((0, "key"), (2, "test")):
         sifted, errors = sums[:, first], sums[:, first + 1] / halves
         some = sifted > 0
@@ -203,7 +207,9 @@ def _offered_and_counted(options: RunOptions, loss_db: float) -> tuple[Any, Any]
             counted += np.bincount(cell.bob.channel, minlength=len(detectors))
             cells += 1
         seconds = cells * simulation.cell_ps / PS_PER_S
-    return offered / seconds + [d.dark_count_rate_hz for d in detectors], counted / seconds
+    gate, period_ps = setup.receiver.gate, setup.source.period_ps
+    open_share = gate.width_ps / period_ps if gate.width_ps else 1.0
+    return offered / seconds + [open_share * d.dark_count_rate_hz for d in detectors], counted / seconds
 
 
 def _legend(axes: Axes) -> None:

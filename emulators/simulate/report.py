@@ -15,10 +15,11 @@ from rich.table import Table
 from qkdhw_emulators.optics.attack import Attack
 from qkdhw_emulators.optics.expected import ExpectedCounts, expected_counts, expected_gain_and_qber
 from qkdhw_emulators.optics.link_tables import build_tables
-from qkdhw_emulators.optics.setup import BASES, OpticalSetup, Receiver
+from qkdhw_emulators.optics.setup import BASES, OpticalSetup
 from qkdhw_emulators.simulate.matching import PulseMatcher
 from qkdhw_emulators.simulate.observation import EndCounts, PairCounts, PulseCounts
 from qkdhw_emulators.simulate.run import Observed, RunOptions
+from qkdhw_emulators.simulate.steady_pump import expected_coincidences, expected_singles
 
 Report = dict[str, Any]
 LOUD_Z = 4.0
@@ -47,12 +48,12 @@ def report_of(options: RunOptions, name: str, observed: Observed) -> Report:
     if observed.prepared is not None:
         counts = expected_counts(setup, observed.pulses, PulseMatcher(setup, setup.receiver).window_ps)
         report["bases"] = _bases(setup, observed.prepared, counts, observed.pulses)
-    report["detectors"] = _detectors("bob", setup.receiver, observed.bob, observed.duration_s, counts)
-    if observed.alice is not None and setup.sender_receiver is not None:
+    report["detectors"] = _detectors(setup, "bob", observed.bob, observed.duration_s, counts)
+    if observed.alice is not None:
         report["events"]["alice"] = int(observed.alice.clicks.sum())
-        report["detectors"] += _detectors("alice", setup.sender_receiver, observed.alice, observed.duration_s, None)
+        report["detectors"] += _detectors(setup, "alice", observed.alice, observed.duration_s, None)
     if observed.pairs is not None:
-        report["pairs"] = _coincidences(observed.pairs, observed.duration_s)
+        report["pairs"] = _coincidences(setup, observed.pairs, observed.duration_s)
     return report
 
 
@@ -61,24 +62,29 @@ def _attack(attack: Attack) -> dict[str, Any]:
 
 
 def _detectors(
-    end: str, receiver: Receiver, found: EndCounts, duration_s: float, expected: ExpectedCounts | None
+    setup: OpticalSetup, end: str, found: EndCounts, duration_s: float, counts: ExpectedCounts | None
 ) -> list[dict[str, Any]]:
+    receiver = setup.receiver if end == "bob" else setup.sender_receiver or setup.receiver
+    expected: list[tuple[float, float]] = []
+    if counts is not None:
+        expected = [*zip(counts.detector_clicks / duration_s, counts.detector_fano, strict=True)]
+    elif setup.source.kind == "pair-cw" and receiver.basis_choice == "passive":
+        expected = [(e.rate_hz, e.fano) for e in expected_singles(setup, receiver)]
     rows = []
     for d, (clicks, meaning) in enumerate(zip(found.clicks.tolist(), receiver.meaning, strict=True)):
-        row = {
-            "end": end,
-            "input": d + 1,
-            "meaning": meaning,
-            "clicks": clicks,
-            "rate_hz": clicks / duration_s,
-            "expected_rate_hz": None,
-            "z": None,
-        }
-        if expected is not None:
-            mean = float(expected.detector_clicks[d])
-            row["expected_rate_hz"] = mean / duration_s
-            row["z"] = _z(clicks, mean, mean * float(expected.detector_fano[d]))
-        rows.append(row)
+        rate_hz, fano = map(float, expected[d]) if expected else (None, 0.0)
+        mean = (rate_hz or 0.0) * duration_s
+        rows.append(
+            {
+                "end": end,
+                "input": d + 1,
+                "meaning": meaning,
+                "clicks": clicks,
+                "rate_hz": clicks / duration_s,
+                "expected_rate_hz": rate_hz,
+                "z": _z(clicks, mean, mean * fano),
+            }
+        )
     return rows
 
 
@@ -126,8 +132,8 @@ def _chosen(setup: OpticalSetup) -> NDArray[np.float64]:
     return chosen
 
 
-def _coincidences(pairs: PairCounts, duration_s: float) -> dict[str, Any]:
-    """Return coincidences in equal bases, with those of chance from the flat part of the histogram of delays."""
+def _coincidences(setup: OpticalSetup, pairs: PairCounts, duration_s: float) -> dict[str, Any]:
+    """Return coincidences, those in equal bases, and those of chance from the flat part of the histogram of delays."""
     n = len(pairs.delays)
     edge = pairs.delays[[*range(n // 4), *range(n - n // 4, n)]]
     by_chance = float(edge.mean()) * n / 20  # the window is 1/20 of the histogram
@@ -135,15 +141,30 @@ def _coincidences(pairs: PairCounts, duration_s: float) -> dict[str, Any]:
     report: dict[str, Any] = {
         "window_ps": pairs.window_ps,
         "coincidences": total,
+        "rate_hz": total / duration_s,
         "accidental": by_chance,
-        "coincidence_rate_hz": total / duration_s,
-        "coincidences_to_accidentals": total / by_chance if by_chance else None,
+        "bases": [],
     }
     for b, basis in enumerate(BASES):
         same = pairs.coincidences[b, :, b, :]
         sifted, errors = int(same.sum()), int(same[0, 1] + same[1, 0])
-        if sifted:
-            report[f"sifted_{basis}"], report[f"qber_{basis}"] = sifted, errors / sifted
+        if not sifted:
+            continue
+        expected = expected_coincidences(setup, b) if setup.source.kind == "pair-cw" else None
+        mean = (expected.true_hz + expected.accidental_hz) * duration_s if expected else 0.0
+        qber = expected.qber if expected else 0.0
+        report["bases"].append(
+            {
+                "basis": basis,
+                "coincidences": sifted,
+                "expected": mean if expected else None,
+                "z": _z(sifted, mean, mean),
+                "errors": errors,
+                "qber": errors / sifted,
+                "expected_qber": qber if expected else None,
+                "qber_z": _z(errors, qber * sifted, qber * (1 - qber) * sifted),
+            }
+        )
     return report
 
 
@@ -156,7 +177,8 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     """Print a report as tables."""
     attacks = ", ".join(attack["name"] for attack in report["attacks"])
     console.print(
-        f"{report['title'] or report['link']}: {report['duration_s']:.6g} s, {report['pulses']:,} pulses, "
+        f"{report['title'] or report['link']}: {report['duration_s']:.6g} s, "
+        + (f"{report['pulses']:,} pulses, " if report["pulses"] else "")
         + ", ".join(f"{n:,} events of {end}" for end, n in report["events"].items()),
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
@@ -181,9 +203,18 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         )  # fmt: skip
     console.print(table)
     if "pairs" in report:
-        table = _table("coincidences", "value")
-        for name, value in report["pairs"].items():
-            table.add_row(name, _percent(value) if name.startswith("qber") else f"{value:,.6g}")
+        pairs = report["pairs"]
+        console.print(
+            f"{pairs['coincidences']:,} coincidences within {pairs['window_ps']:,.0f} ps, "
+            f"about {pairs['accidental']:,.0f} of them by chance",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+        table = _table("basis", "coincidences", "expected", "z", "QBER", "expected", "z")
+        for row in pairs["bases"]:
+            table.add_row(
+                row["basis"], f"{row['coincidences']:,}", "" if row["expected"] is None else f"{row['expected']:,.0f}",
+                _sigmas(row["z"]), _percent(row["qber"]), _percent(row["expected_qber"]), _sigmas(row["qber_z"]),
+            )  # fmt: skip
         console.print(table)
 
 
