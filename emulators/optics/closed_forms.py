@@ -140,11 +140,7 @@ def delay_cdf(x_ps: float, sigma_ps: float, weight: float, tail_ps: float) -> fl
         late = max(0.0, 1 - math.exp(-max(x_ps, 0.0) / tail_ps)) if tail_ps else gauss
         return (1 - weight) * gauss + weight * late
     gauss = _phi(x_ps / sigma_ps)
-    if tail_ps < sigma_ps / 30:  # then the exponential only shifts; the exact form would overflow
-        late = _phi((x_ps - tail_ps) / sigma_ps)
-    else:
-        ratio = sigma_ps / tail_ps
-        late = gauss - math.exp(ratio**2 / 2 - x_ps / tail_ps) * _phi(x_ps / sigma_ps - ratio)
+    late = gauss - _still_to_come(x_ps / sigma_ps, sigma_ps / tail_ps) if tail_ps else gauss
     return (1 - weight) * gauss + weight * late
 
 
@@ -229,6 +225,18 @@ def gaussian_inside(low: float, high: float, sigma: float) -> float:
     if not sigma:
         return float(low <= 0 <= high)
     return _phi(high / sigma) - _phi(low / sigma)
+
+
+def _still_to_come(x: float, ratio: float) -> float:
+    """Return exp(ratio^2 / 2 - ratio x) Phi(x - ratio), the part of Phi(x) that an exponential delay puts beyond x."""
+    beyond = (ratio - x) / math.sqrt(2)
+    if beyond < 0:
+        return math.exp(ratio**2 / 2 - ratio * x) * _phi(x - ratio)
+    if beyond < 25:
+        scaled = math.exp(beyond**2) * math.erfc(beyond)
+    else:  # where exp would overflow, to 1e-6
+        scaled = (1 - 1 / (2 * beyond**2)) / (beyond * math.sqrt(math.pi))
+    return math.exp(-(x**2) / 2) * scaled / 2
 
 
 def _phi(x: float) -> float:
