@@ -19,7 +19,9 @@ def _with_channel(setup: OpticalSetup, **changes: float) -> OpticalSetup:
 
 
 class FibreCut(Attack):
-    """No light of the sender arrives while the fibre is cut. What follows the repair is a fibre-splice.
+    """No light of the sender arrives.
+
+    A repair ends it, and begins a fibre-splice.
 
     Signature: dark and background counts remain, QBER 1/2.
     Source: G.652 fibre practice; nothing to model.
