@@ -128,7 +128,9 @@ class _Link:
 
     def __init__(self, setup: OpticalSetup, window_ps: float | None) -> None:
         if setup.source.of_pairs:
-            raise ConfigurationError("expected counts are for prepare-and-measure links", remedy="use expected_pairs")
+            raise ConfigurationError(
+                "expected counts are for prepare-and-measure links", remedy="see closed_forms.steady_pairs"
+            )
         self.setup, self.receiver, self.source = setup, setup.receiver, setup.source
         self.meaning = self.receiver.meaning
         self.active = self.receiver.basis_choice == "active"
