@@ -303,7 +303,7 @@ def test_a_motor_attenuator_and_squeezers_are_coupled_too(tmp_path):
         ('name = "agilent-8156a"\nurl = "tcp://127.0.0.1:0"', f'name = "oz-dd100"\nurl = "serial://{tmp_path}/oz-a"'),
         ("settings = { wavelength_nm = 1550, attenuation_db = 50 }", ""),
         ('name = "thorlabs-mpc320"', 'name = "oz-epc400"'),
-        ("settings = { velocity_percent = 100 }", "settings = { scrambling = false }"),
+        ("settings = { velocity_percent = 100 }", 'settings = { operating_mode = "dc" }'),
     )
     with (
         serve_bench(file, World(seed=2, clock=VirtualClock(pace=None))) as served,
