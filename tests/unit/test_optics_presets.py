@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.expected import expected_gain_and_qber
 from qkdhw_emulators.optics.presets import MAX_FILE_BYTES, dump_setup, load_setup, preset_names
-from qkdhw_emulators.optics.setup import AfterpulsePowerLaw, OpticalSetup
+from qkdhw_emulators.optics.setup import (
+    Afterpulse,
+    AfterpulsePowerLaw,
+    Channel,
+    Detector,
+    Gate,
+    Intensity,
+    OpticalSetup,
+    Receiver,
+    Source,
+    Tagger,
+)
 
 WANTED = {
     "geneva-2018",
@@ -184,3 +195,21 @@ def test_an_unknown_preset_is_answered_with_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_setup(name)
     assert "toshiba-t12-2013" in caught.value.remedy
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "optical-presets.md"
+
+
+def test_the_page_names_every_preset_and_every_field() -> None:
+    page = PAGE.read_text()
+    assert [name for name in WANTED if f"| `{name}` |" not in page] == []
+    parts = (Source, Intensity, Channel, Receiver, Gate, Detector, Afterpulse, AfterpulsePowerLaw, Tagger)
+    fields = [field for part in parts for field in part.model_fields]
+    assert [field for field in fields if f"| `{field}` |" not in page] == []
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) == len(WANTED) + len(fields)
+
+
+def test_the_page_has_an_example_that_loads(tmp_path: Path) -> None:
+    text = PAGE.read_text().partition("```toml\n")[2].partition("```")[0]
+    assert load_text(text, tmp_path).channel.length_km == 20
