@@ -193,19 +193,13 @@ class Detection:
         """Put carried and new light in order, keep back what comes after the horizon, and part the rest."""
         number = np.arange(self._arrivals, self._arrivals + len(arrivals.time_ps))
         self._arrivals += len(arrivals.time_ps)
-        light = _Pending(arrivals.time_ps, arrivals.detector, arrivals.bright, number)
-        if len(self._carried.time_ps):
-            light = self._carried.joined(light)
+        light = self._carried.followed_by(_Pending(arrivals.time_ps, arrivals.detector, arrivals.bright, number))
+        if len(light.detector) and light.detector.max() >= len(self._chains):
+            raise ConfigurationError(f"light for detector {light.detector.max()}: there are {len(self._chains)}")
         cut = int(np.searchsorted(light.time_ps, horizon_ps))
         late = light.part(slice(cut, None))
         self._carried = _Pending(late.time_ps - self._cell_ps, late.detector, late.bright, late.number)
-        order = np.argsort(light.detector[:cut], kind="stable")
-        ends = np.cumsum(np.bincount(light.detector[:cut], minlength=len(self._chains)))
-        if len(ends) > len(self._chains):
-            raise ConfigurationError(f"light for detector {len(ends) - 1}: there are {len(self._chains)}")
-        light = light.part(order)
-        begins = [0, *ends[:-1]]
-        return [light.part(slice(b, e)) for b, e in zip(begins, ends, strict=True)]
+        return [light.part(np.flatnonzero(light.detector[:cut] == i)) for i in range(len(self._chains))]
 
     def _clicks(
         self, chain: detector.DetectorChain, light: _Pending, horizon_ps: float
@@ -247,13 +241,16 @@ class _Pending:
     def part(self, which: slice | NDArray[np.intp]) -> _Pending:
         return _Pending(self.time_ps[which], self.detector[which], self.bright[which], self.number[which])
 
-    def joined(self, other: _Pending) -> _Pending:
+    def followed_by(self, other: _Pending) -> _Pending:
+        """Put light together that comes later, most of it."""
         joined = _Pending(
             np.concatenate((self.time_ps, other.time_ps)),
             np.concatenate((self.detector, other.detector)),
             np.concatenate((self.bright, other.bright)),
             np.concatenate((self.number, other.number)),
         )
+        if not len(self.time_ps) or not len(other.time_ps) or self.time_ps[-1] <= other.time_ps[0]:
+            return joined
         return joined.part(np.argsort(joined.time_ps, kind="stable"))
 
 

@@ -44,8 +44,6 @@ class SimulatedCell:
         bob: What the receiver's tagger wrote.
         alice: What the sender's tagger wrote, if the source makes pairs.
         monitors: Readings of the monitors.
-        bob_origin: Truth: int64 (n,), number of the pulse (steady pump: of the pair in its cell) that made each of
-            Bob's events; -1 for noise.
         bob_light: Truth: the light at the receiver's detectors.
         alice_light: Truth: the same at the sender's, if the source makes pairs.
     """
@@ -57,9 +55,17 @@ class SimulatedCell:
     bob: DetectedEvents
     alice: DetectedEvents | None
     monitors: dict[str, float]
-    bob_origin: NDArray[np.int64]
     bob_light: Arrivals
     alice_light: Arrivals | None
+    _known: tuple[NDArray[np.int64], ...]
+    _first_known: int
+
+    @property
+    def bob_origin(self) -> NDArray[np.int64]:
+        """Truth: int64 (n,), the pulse (steady pump: the pair in its cell) of each of Bob's events, -1 for noise."""
+        arrival = self.bob.arrival
+        known = np.concatenate([*self._known, NO_ORIGIN])
+        return known[np.where(arrival < 0, -1, arrival - self._first_known)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +75,6 @@ class _Plan:
     setup: OpticalSetup
     stage: PulseStage | PairStage
     condition: LinkCondition
-
-
-class _Origins:
-    """Tells which pulse made an event: an event may come out some cells after its light."""
-
-    def __init__(self, cell_ps: int) -> None:
-        self._cells: deque[NDArray[np.int64]] = deque(maxlen=3 * EARLY_PS // cell_ps + 3)
-        self._first = 0  # number of the first arrival that is kept
-
-    def of(self, events: DetectedEvents, light: Arrivals) -> NDArray[np.int64]:
-        """Return the origin of each event, -1 for none."""
-        if len(self._cells) == self._cells.maxlen:
-            self._first += len(self._cells[0])
-        self._cells.append(light.origin)
-        known = np.concatenate([*self._cells, NO_ORIGIN])
-        return known[np.where(events.arrival < 0, -1, events.arrival - self._first)]
 
 
 class LinkSimulation:
@@ -134,7 +124,9 @@ class LinkSimulation:
             )
         self._planned_for: tuple[int, ...] | None = None
         self._latest = self._detected_with = _Plan(setup, self._stage(setup, np.eye(3), ()), self._clean())
-        self._origins = _Origins(self.cell_ps)
+        # an event may come out some cells after its light
+        self._origins: deque[NDArray[np.int64]] = deque(maxlen=3 * EARLY_PS // self.cell_ps + 3)
+        self._first_origin = 0
         self._planned = self._made = 0
         self._ahead: deque[tuple[_Plan, Future[tuple[Arrivals | None, Arrivals]]]] = deque()
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
@@ -185,6 +177,9 @@ class LinkSimulation:
             self._bob.set_noise(plan.setup.receiver, plan.setup.channel.background_rate_hz)
             self._detected_with = plan
         bob = self._bob.register(cell, bob_light, condition)
+        if len(self._origins) == self._origins.maxlen:
+            self._first_origin += len(self._origins[0])
+        self._origins.append(bob_light.origin)
         return SimulatedCell(
             first_pulse=cell * self.cell_pulses,
             n_pulses=self.cell_pulses,
@@ -193,9 +188,10 @@ class LinkSimulation:
             bob=bob,
             alice=alice,
             monitors=dict(condition.monitors),
-            bob_origin=self._origins.of(bob, bob_light),
             bob_light=bob_light,
             alice_light=alice_light,
+            _known=tuple(self._origins),
+            _first_known=self._first_origin,
         )
 
     def bob_blocks(self, n_events: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
