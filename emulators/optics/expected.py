@@ -2,8 +2,8 @@
 
 Closed forms of the setup, independent of kernels and tables, so that they judge them. Exact: the light (independent
 Poissonians for each place, or photons one by one), dark counts, the mean dead time of a detector with and without
-afterpulses. Approximate, to first order: what else goes on in the pulse of a click, recovery as a longer dead time, the
-part of jitter that leads into other pulses, variances with afterpulses. Left out: drift, latching, attacks.
+afterpulses. Approximate, to first order: what else goes on in the pulse of a click, recovery as a longer dead time,
+jitter beyond the next pulse, variances with afterpulses. Left out: drift, latching, attacks.
 docs/explanation/optical-model.md has the formulas.
 """
 
@@ -114,6 +114,7 @@ class _State:
         live: Share of pulses at which it can click.
         afterpulses: Clicks that are afterpulses.
         fano: Variance / mean of clicks.
+        mean_light: Places (time, probability) of the first click by light, for the mean pulse.
     """
 
     index: int
@@ -121,6 +122,7 @@ class _State:
     live: float
     afterpulses: float
     fano: float
+    mean_light: list[tuple[float, float]]
 
 
 class _Link:
@@ -138,7 +140,7 @@ class _Link:
         self.bin_ps = self.receiver.bin_separation_ps if self.source.encoding == "time-bin" else 0.0
         self.window_ps = window_ps or (min(self.bin_ps, self.period_ps - self.bin_ps) or self.period_ps)
         self.sigma_ps = arrival_sigma_ps(setup)
-        self.in_gate = self._in_gate()
+        self.in_gate = self._through_gate(self.sigma_ps)
         measured = [n for n, b in enumerate(BASES, 1) if any(m.startswith(b) for m in self.meaning)]
         n_measured = max([*measured, self.source.bases if any(m.startswith("any") for m in self.meaning) else 1])
         self.sent = basis_shares(self.source.key_basis_probability, self.source.bases)
@@ -160,24 +162,25 @@ class _Link:
 
     def clicks(self, state: _State) -> Floats:
         """Return accepted clicks of a detector per pulse, given the choices."""
-        out = np.zeros(self.shape)
+        out, d = np.zeros(self.shape), state.index
         open_ps = self._open_ps(self.window_ps)
-        noise = self._noise_per_ps(state.index) * open_ps
-        extra = state.afterpulses * open_ps / self._open_ps(self.period_ps)
+        quiet = math.exp(-self._noise_per_ps(d) * open_ps)
+        afterpulses = state.afterpulses * open_ps / self._open_ps(self.period_ps)
         for k, a, x, b, y in np.ndindex(self.shape):
-            if not self._tells(state.index, b, y):
+            if not self._tells(d, b, y):
                 continue
-            light = sum(
-                p * self._caught(state.index, t - y * self.bin_ps * (b == 0))
-                for t, p in self._light(state.index, k, a, x, b)
-            )
-            out[k, a, x, b, y] = state.live * (1 - (1 - light) * math.exp(-noise)) + extra
+            centre_ps = y * self.bin_ps * (b == 0)
+            light = self._tagged(d, self._light(d, k, a, x, b), centre_ps)
+            neighbours = sum(self._tagged(d, state.mean_light, centre_ps + n * self.period_ps) for n in (-1, 1))
+            out[k, a, x, b, y] = state.live * (1 - (1 - light) * quiet + neighbours) + afterpulses
         return out
 
     def _settled(self, d: int) -> _State:
         """Solve clicks m = live p + c m, where live = 1 - k m, or (1 - p)^k if events prolong the dead time."""
         detector = self.receiver.detectors[d]
-        p = self._live_clicks(d)
+        quiet = math.exp(-self._noise_per_ps(d) * self._open_ps(self.period_ps))
+        mean_light = self._mean_light(d)
+        p = 1 - (1 - sum(chance for _, chance in mean_light)) * quiet
         blind = self._blind_pulses(detector)
         dead_ps = blind * self.period_ps if self.receiver.gate.width_ps else self._dead_ps(detector)
         children = surviving_children(detector, dead_ps, p / self.period_ps)
@@ -188,16 +191,15 @@ class _Link:
             measured = p / (1 - children + blind * p)
             live = 1 - blind * measured
         fano = afterpulse_fano(children) * pulsed_fano(p, blind, detector.dead_time_kind)
-        return _State(d, measured, live, children * measured, fano)
+        return _State(d, measured, live, children * measured, fano, mean_light)
 
-    def _live_clicks(self, d: int) -> float:
-        """Return the probability that a live detector clicks in a period, afterpulses left aside."""
-        quiet = math.exp(-self._noise_per_ps(d) * self._open_ps(self.period_ps))
-        total = 0.0
-        for (k, a, x, b), p in np.ndenumerate(self.choice_probability()[..., 0]):
+    def _mean_light(self, d: int) -> list[tuple[float, float]]:
+        """Return the places of light as `_light`, for the mean pulse."""
+        found = []
+        for (k, a, x, b), chosen in np.ndenumerate(self.choice_probability()[..., 0]):
             if self.active or b == self._own_basis(d):
-                total += p * (1 - (1 - sum(q for _, q in self._light(d, k, a, x, b))) * quiet)
-        return float(total)
+                found += [(time_ps, float(chosen * chance)) for time_ps, chance in self._light(d, k, a, x, b)]
+        return found
 
     def _light(self, d: int, k: int, a: int, x: int, b: int) -> list[tuple[float, float]]:
         """Return the places (time after the pulse, probability that the first click is there) of one pulse's light."""
@@ -247,19 +249,18 @@ class _Link:
     def _own_basis(self, d: int) -> int:
         return next(b for b, basis in enumerate(BASES) if self.meaning[d].startswith(basis))
 
-    def _in_gate(self) -> float:
+    def _through_gate(self, sigma_ps: float) -> float:
         """Return the share of light that the gate and its profile let through."""
         gate = self.receiver.gate
         if not gate.width_ps:
             return 1.0
-        low, high = gate.offset_ps - gate.width_ps / 2, gate.offset_ps + gate.width_ps / 2
-        if not gate.profile_fwhm_ps:
-            return gaussian_inside(low, high, self.sigma_ps)
-        times = np.linspace(low, high, 4001)
-        profile = np.exp(-4 * math.log(2) * ((times - gate.offset_ps) / gate.profile_fwhm_ps) ** 2)
-        if not self.sigma_ps:
-            return float(np.interp(0.0, times, profile, left=0.0, right=0.0))
-        density = np.exp(-((times / self.sigma_ps) ** 2) / 2) / (self.sigma_ps * math.sqrt(2 * math.pi))
+        times = np.linspace(-gate.width_ps / 2, gate.width_ps / 2, 4001)
+        profile = np.exp(-4 * math.log(2) * (times / (gate.profile_fwhm_ps or math.inf)) ** 2)
+        if math.isinf(sigma_ps):
+            return float(profile.mean())
+        if not sigma_ps:
+            return float(np.interp(-gate.offset_ps, times, profile, left=0.0, right=0.0))
+        density = np.exp(-(((times + gate.offset_ps) / sigma_ps) ** 2) / 2) / (sigma_ps * math.sqrt(2 * math.pi))
         return float(np.trapezoid(density * profile, times))
 
     def _noise_per_ps(self, d: int) -> float:
@@ -268,7 +269,7 @@ class _Link:
         bases = range(len(self.measured_in)) if meaning.startswith("any") else [self._own_basis(d)]
         loss_db = (self.receiver.loss_db + (self.receiver.test_loss_db if b else 0.0) for b in bases)
         share = sum(float(self.measured_in[b]) * 10 ** (-loss / 10) for b, loss in zip(bases, loss_db, strict=True))
-        share *= (1.0 if meaning == "key" else 0.5) / self.meaning.count(meaning)
+        share *= (1.0 if meaning == "key" else 0.5) / self.meaning.count(meaning) * self._through_gate(math.inf)
         background_hz = self.setup.channel.background_rate_hz * share * detector.efficiency
         return (detector.dark_count_rate_hz + background_hz) / PS_PER_S
 
@@ -291,6 +292,10 @@ class _Link:
             - 1
             + (gaussian_inside(-math.inf, gap_ps, math.sqrt(2) * self.sigma_ps) if self.sigma_ps else gap_ps > 0)
         )
+
+    def _tagged(self, d: int, light: list[tuple[float, float]], centre_ps: float) -> float:
+        """Return the probability that a click of light is tagged in the window about a centre."""
+        return sum(chance * self._caught(d, time_ps - centre_ps) for time_ps, chance in light)
 
     def _caught(self, d: int, off_ps: float) -> float:
         """Return the share of clicks `off_ps` after the centre of a window that are tagged in it."""
