@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.attack import Attack
 from qkdhw_emulators.optics.attacks import ATTACKS
+from qkdhw_emulators.optics.setup import OpticalSetup
 
 MAX_ATTACKS = 64
 MAX_TEXT_BYTES = 65_536
@@ -74,6 +75,15 @@ class Schedule:
                 remedy="leave some out",
             )
         return cls(tuple(attacks))
+
+    def check(self, setup: OpticalSetup) -> None:
+        """Refuse a link that an attack does not fit, before the attack begins.
+
+        Raises:
+            ConfigurationError: One does not fit; the message names it.
+        """
+        for attack in self.attacks:
+            attack.change_setup(setup, 0.0)
 
     def active(self, now_s: float) -> tuple[Attack, ...]:
         """Return the attacks that are on."""

@@ -41,7 +41,7 @@ from qkdhw_emulators.optics.attacks.sender_light import CowZeroError, PhaseNotRa
 from qkdhw_emulators.optics.attacks.timing import ClockSteering, DeadTime, TimeShift
 from qkdhw_emulators.optics.link_tables import build_tables
 from qkdhw_emulators.optics.schedule import Schedule
-from qkdhw_emulators.optics.setup import Detector, Receiver
+from qkdhw_emulators.optics.setup import Detector, OpticalSetup, Receiver, Source, Tagger
 from qkdhw_emulators.optics.simulation import LinkSimulation
 
 P_LIMIT = 1e-6
@@ -113,6 +113,31 @@ def test_intercept_resend_in_a_six_state_link_brings_a_third():
         k = (seen.channel % 2 != seen.bit) & seen.matched & (seen.basis == basis)
         n = seen.matched & (seen.basis == basis)
         assert binomial_p_value(int(k.sum()), int(n.sum()), qber(resent(ERROR, 1.0, 3), light_factor=2)) > P_LIMIT
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.4, 1.0])
+def test_intercept_resend_of_pairs(fraction):
+    receiver = Receiver(misalignment=(ERROR, ERROR, 0.0), detectors=(Detector(),) * 4)
+    link = OpticalSetup(
+        source=Source(kind="pair-pulsed", pulse_rate_hz=100_000_000, mean_pairs=1e-4),
+        receiver=receiver,
+        sender_receiver=receiver.model_copy(update={"misalignment": (0.0, 0.0, 0.0)}),
+        tagger=Tagger(clock_offset_s=0.0),
+        sender_tagger=Tagger(clock_offset_s=0.0),
+    )
+    pulses = [{}, {}]
+    with LinkSimulation(link, seed=5, schedule=Schedule((InterceptResend(fraction=fraction),))) as run:
+        for _ in range(100):
+            cell = run.next_cell()
+            for seen, end in zip(pulses, (cell.alice, cell.bob), strict=True):
+                seen.update(
+                    zip((end.ticks / PERIOD_PS).round().astype(int).tolist(), end.channel.tolist(), strict=True)
+                )
+    pairs = [(pulses[0][p], pulses[1][p]) for p in pulses[0].keys() & pulses[1].keys()]
+    matched = [(a, b) for a, b in pairs if a // 2 == b // 2]
+    wrong = sum(a != b for a, b in matched)
+    several = 3e-4  # of the pulses with a pair; half of those err in half of the cases
+    assert binomial_p_value(wrong, len(matched), resent(ERROR, fraction, 2) + several / 4) > P_LIMIT
 
 
 @pytest.mark.parametrize(("choice", "share"), [("active", 0.5), ("passive", 1.0)])

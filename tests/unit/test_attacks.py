@@ -40,7 +40,7 @@ def setup_of(choice="passive", **receiver):
             ),
         ),
         channel=Channel(connector_loss_db=20),
-        receiver=Receiver(basis_choice=choice, detectors=(Detector(),) * DETECTORS, **receiver),
+        receiver=Receiver(basis_choice=choice, detectors=(Detector(dead_time_ns=50),) * DETECTORS, **receiver),
     )
 
 
@@ -129,7 +129,7 @@ def test_tables_of_every_attack_are_sound_and_those_before_are_left_alone(name, 
     attack = ATTACKS[name]()
     if name == "beam-splitter-wavelength" and choice == "active":
         with pytest.raises(ConfigurationError, match="receiver chooses its basis actively"):
-            attack.change_tables(before, setup)
+            Schedule((attack,)).check(setup)
         return
     check_tables(attack.change_tables(before, attack.change_setup(setup, 0.0)))
     for field in dataclasses.fields(before):
@@ -221,7 +221,7 @@ def test_after_gate_light_comes_after_the_gate_and_needs_one():
     tables = changed_by(AfterGate(after_ps=200), gate=Gate(width_ps=1000, offset_ps=50))
     assert (tables.state_offset_ps == 750).all()
     with pytest.raises(ConfigurationError, match="free-running"):
-        changed_by(AfterGate())
+        Schedule((AfterGate(),)).check(setup_of())
 
 
 def test_time_shift_moves_pulses_and_mismatches_detectors():
@@ -240,12 +240,22 @@ def test_dead_time_spares_one_detector():
     before = tables.shares.reshape(-1, 5, 8)[..., 4:]
     assert (before[:, 0] == 0).all()
     assert ((before[:, 1:] == 0) == np.eye(4, dtype=bool)).all()
+    with pytest.raises(ConfigurationError, match="dead for 50000 ps only"):
+        Schedule((DeadTime(lead_ps=50_000),)).check(setup_of())
     with pytest.raises(ConfigurationError, match="gated"):
-        changed_by(DeadTime(), gate=Gate(width_ps=1000))
+        Schedule((DeadTime(),)).check(setup_of(gate=Gate(width_ps=1000)))
 
 
 def test_a_forged_calibration_parts_the_bits():
     assert changed_by(CalibrationForgery(apart_ps=200)).mode_offset_ps.tolist() == [-100, 100, -100, 100]
+
+
+def test_a_time_bin_detector_has_no_bit_of_its_own():
+    setup = setup_of(layout=("key", "key", "test0", "test1"), bin_separation_ps=1000)
+    tables = tables_of(setup)
+    assert CalibrationForgery(apart_ps=200).change_tables(tables, setup).mode_offset_ps.tolist() == [0, 0, -100, 100]
+    shifted = TimeShift(early=1.0, efficiency_ratio=0.2).change_tables(tables, setup)
+    assert shifted.shares[1] / tables.shares[0] == pytest.approx([1, 1, 1, 0.2])
 
 
 def test_attacks_add_up():
@@ -297,25 +307,38 @@ def test_a_steered_clock_shows_how_far_it_went():
     assert condition.monitors["sync_offset_ps"] == pytest.approx(100 + (2 * 4 + 0.5 * 8) * 1e6)
 
 
-@pytest.mark.parametrize("name", ["intercept-resend", "photon-number-splitting", "blinding-cw", "laser-seeding"])
-def test_attacks_on_prepared_pulses_refuse_pairs(name):
-    prepared = setup_of()
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_link_of_pairs_meets_some_attacks_and_refuses_the_others(name):
+    receiver = setup_of().receiver
     pairs = OpticalSetup(
-        source=Source(kind="pair-cw", pair_rate_hz=1e6),
-        receiver=prepared.receiver,
-        sender_receiver=prepared.receiver,
-    )
-    attack = ATTACKS[name]()
-    act = attack.change_setup if name == "laser-seeding" else attack.change_tables
-    with pytest.raises(ConfigurationError, match=name):
-        act(*((pairs, 0.0) if name == "laser-seeding" else (tables_of(prepared), pairs)))
+        source=Source(kind="pair-cw", pair_rate_hz=1e6), receiver=receiver, sender_receiver=receiver,
+        channel=Channel(length_km=1.0),
+    )  # fmt: skip
+    works = {
+        "intercept-resend", "clock-steering", "trojan-horse", "cow-zero-error", "fibre-cut",
+        "fibre-splice", "thermal-drift", "background-light", "detector-dying", "detector-latched",
+    }  # fmt: skip
+    schedule = Schedule((ATTACKS[name](),))
+    if name in works:
+        schedule.check(pairs)
+    else:
+        with pytest.raises(ConfigurationError, match=name):
+            schedule.check(pairs)
+
+
+@pytest.mark.parametrize(("bases", "contrast"), [(2, (0.8, 0.8, 0.6)), (3, (0.6 + 0.4 / 3,) * 3)])
+def test_intercept_resend_of_pairs_lowers_the_contrast(bases, contrast):
+    receiver = setup_of(misalignment=(0.02, 0.02, 0.0)).receiver
+    pairs = OpticalSetup(source=Source(kind="pair-cw", pair_rate_hz=1e6), receiver=receiver, sender_receiver=receiver)
+    found = InterceptResend(fraction=0.4, bases=bases).change_setup(pairs, 0.0).receiver.misalignment
+    expected = [(1 - (1 - 2 * e) * c) / 2 for e, c in zip((0.02, 0.02, 0.0), contrast, strict=True)]
+    assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_detector_that_there_is_not_is_refused():
-    condition = LinkCondition([DetectorCondition() for _ in range(4)])
     for name in ("detector-dying", "detector-latched"):
         with pytest.raises(ConfigurationError, match="the receiver has 4"):
-            ATTACKS[name](detector=4).change_condition(condition, setup_of(), 0.0)
+            Schedule((ATTACKS[name](detector=4),)).check(setup_of())
 
 
 def test_every_attack_says_model_source_and_signature():

@@ -9,11 +9,11 @@ import numpy as np
 from pydantic import Field
 
 from qkdhw.errors import ConfigurationError
-from qkdhw_emulators.optics.attack import Attack, LinkCondition
+from qkdhw_emulators.optics.attack import LinkCondition
 from qkdhw_emulators.optics.attacks.hidden import (
+    PulseAttack,
     bob_probabilities,
     detection_probability,
-    require_prepared,
     with_actions,
 )
 from qkdhw_emulators.optics.pulse_tables import PulseTables
@@ -49,7 +49,7 @@ def with_faked_clicks(tables: PulseTables, eve_gain: float) -> PulseTables:
     )
 
 
-class BlindingCw(Attack):
+class BlindingCw(PulseAttack):
     """Blind all detectors by steady light, make one click by a faked state on top.
 
     A blinded detector is a photodiode: no photon, dark count or afterpulse makes it click. A receiver that switches
@@ -75,7 +75,7 @@ class BlindingCw(Attack):
 
     def change_tables(self, tables: PulseTables, setup: OpticalSetup) -> PulseTables:
         """Return what pulses send to the detectors under the attack."""
-        require_prepared(setup, self.name)
+        del setup
         return with_faked_clicks(tables, self.eve_gain)
 
     def change_condition(self, condition: LinkCondition, setup: OpticalSetup, since_s: float) -> None:
@@ -106,7 +106,7 @@ class BlindingPulsed(BlindingCw):
     input_power_dbm: float = Field(default=-45.0, ge=-120, le=40)
 
 
-class AfterGate(Attack):
+class AfterGate(PulseAttack):
     """Send bright light after the gate, when a gated detector is a photodiode and still reports a click.
 
     Signature: clicks lie behind the gate; no two clicks in a pulse; dark counts stay.
@@ -122,15 +122,21 @@ class AfterGate(Attack):
     after_ps: float = Field(default=100.0, ge=0, le=1e6)
     eve_gain: float = Field(default=1.0, ge=0, le=1e6)
 
-    def change_tables(self, tables: PulseTables, setup: OpticalSetup) -> PulseTables:
-        """Return what pulses send to the detectors under the attack."""
-        require_prepared(setup, self.name)
-        gate = setup.receiver.gate
-        if not gate.width_ps:
+    def check(self, setup: OpticalSetup) -> None:
+        """Refuse a free-running receiver.
+
+        Raises:
+            ConfigurationError: It is free-running.
+        """
+        if not setup.receiver.gate.width_ps:
             raise ConfigurationError(
                 f"attack {self.name}: the receiver is free-running, it has no gates",
                 remedy="use a link whose receiver has gate.width_ps above 0",
             )
+
+    def change_tables(self, tables: PulseTables, setup: OpticalSetup) -> PulseTables:
+        """Return what pulses send to the detectors under the attack."""
+        gate = setup.receiver.gate
         changed = with_faked_clicks(tables, self.eve_gain)
         late_ps = gate.offset_ps + gate.width_ps / 2 + self.after_ps
         return replace(changed, state_offset_ps=changed.state_offset_ps + late_ps)

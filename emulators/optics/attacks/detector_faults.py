@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from qkdhw.errors import ConfigurationError
-from qkdhw_emulators.optics.attack import Attack, DetectorCondition, LinkCondition
+from qkdhw_emulators.optics.attack import Attack, LinkCondition
 from qkdhw_emulators.optics.setup import Fraction01, OpticalSetup
 
 
@@ -20,22 +20,19 @@ class _DetectorFault(Attack):
 
     detector: int = Field(default=0, ge=0, le=7)
 
-    def check_detector(self, setup: OpticalSetup) -> None:
-        """Refuse a detector that there is not.
+    def change_setup(self, setup: OpticalSetup, since_s: float) -> OpticalSetup:
+        """Return the setup as it is; refuse a detector that there is not.
 
         Raises:
             ConfigurationError: There is none.
         """
+        del since_s
         if self.detector >= len(setup.receiver.detectors):
             raise ConfigurationError(
                 f"attack {self.name}: detector is {self.detector}, the receiver has {len(setup.receiver.detectors)}",
                 remedy=f"give 0 to {len(setup.receiver.detectors) - 1}",
             )
-
-    def condition_of(self, condition: LinkCondition, setup: OpticalSetup) -> DetectorCondition:
-        """Return the condition of the detector."""
-        self.check_detector(setup)
-        return condition.detectors[self.detector]
+        return setup
 
 
 class DetectorDying(_DetectorFault):
@@ -55,9 +52,7 @@ class DetectorDying(_DetectorFault):
 
     def change_setup(self, setup: OpticalSetup, since_s: float) -> OpticalSetup:
         """Return the setup with the weak detector."""
-        del since_s
-        self.check_detector(setup)
-        receiver = setup.receiver
+        receiver = super().change_setup(setup, since_s).receiver
         detectors = list(receiver.detectors)
         weak = detectors[self.detector]
         detectors[self.detector] = weak.model_copy(update={"efficiency": weak.efficiency * self.efficiency_factor})
@@ -65,9 +60,9 @@ class DetectorDying(_DetectorFault):
 
     def change_condition(self, condition: LinkCondition, setup: OpticalSetup, since_s: float) -> None:
         """Let a dead one be silent."""
-        del since_s
+        del setup, since_s
         if self.efficiency_factor == 0.0:
-            self.condition_of(condition, setup).dead = True
+            condition.detectors[self.detector].dead = True
 
 
 class DetectorLatched(_DetectorFault):
@@ -84,5 +79,5 @@ class DetectorLatched(_DetectorFault):
 
     def change_condition(self, condition: LinkCondition, setup: OpticalSetup, since_s: float) -> None:
         """Latch it."""
-        del since_s
-        self.condition_of(condition, setup).latched = True
+        del setup, since_s
+        condition.detectors[self.detector].latched = True

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkdhw.errors import ConfigurationError
+from qkdhw_emulators.optics.attack import Attack
 from qkdhw_emulators.optics.pulse_tables import POISSON, PulseTables
 from qkdhw_emulators.optics.setup import N_BASES_MAX, OpticalSetup
 
@@ -74,16 +75,9 @@ def light_of(tables: PulseTables, basis: int, bit: int) -> Array:
 
 
 def mode_bits(tables: PulseTables, setup: OpticalSetup) -> NDArray[np.int64]:
-    """Return the bit that a click in each mode means; of a time-bin detector the bin decides."""
-    bits = np.zeros(tables.mode_detector.size, np.int64)
-    for detector, meaning in enumerate(setup.receiver.meaning):
-        own = tables.mode_detector == detector
-        if meaning[-1].isdigit():
-            bits[own] = int(meaning[-1])
-        elif own.any():
-            late_ps = tables.mode_offset_ps[own] - tables.mode_offset_ps[own].min()
-            bits[own] = late_ps > setup.receiver.bin_separation_ps / 2
-    return bits
+    """Return the bit of each mode's detector; -1 if it is for both bits, as a time-bin detector is."""
+    bits = np.array([int(meaning[-1]) if meaning[-1].isdigit() else -1 for meaning in setup.receiver.meaning])
+    return bits[tables.mode_detector]
 
 
 def mode_bases(tables: PulseTables, setup: OpticalSetup) -> NDArray[np.int64]:
@@ -108,14 +102,28 @@ def detection_probability(tables: PulseTables, gain: float = 1.0) -> Array:
     return found
 
 
-def require_prepared(setup: OpticalSetup, name: str) -> None:
-    """Refuse an attack on pulses that a sender prepared if the source makes pairs.
+class PulseAttack(Attack):
+    """Base of attacks on pulses that a sender prepares."""
 
-    Raises:
-        ConfigurationError: It makes pairs.
-    """
-    if setup.source.of_pairs:
-        raise ConfigurationError(
-            f"attack {name}: it needs a sender that prepares pulses, this source makes pairs ({setup.source.kind})",
-            remedy="choose a prepare-and-measure link",
-        )
+    def change_setup(self, setup: OpticalSetup, since_s: float) -> OpticalSetup:
+        """Return the setup as it is; refuse one whose source makes pairs.
+
+        Raises:
+            ConfigurationError: It makes pairs, or the attack needs something else that the setup has not.
+        """
+        del since_s
+        if setup.source.of_pairs:
+            raise ConfigurationError(
+                f"attack {self.name}: the sender must prepare pulses, this source makes pairs ({setup.source.kind})",
+                remedy="choose a prepare-and-measure link",
+            )
+        self.check(setup)
+        return setup
+
+    def check(self, setup: OpticalSetup) -> None:
+        """Refuse a setup that has not what the attack needs.
+
+        Raises:
+            ConfigurationError: It has not.
+        """
+        del setup

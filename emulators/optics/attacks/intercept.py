@@ -14,16 +14,16 @@ from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.attack import Attack
 from qkdhw_emulators.optics.attacks.hidden import (
     Array,
+    PulseAttack,
     by_state,
     light_of,
     mode_bases,
     mode_bits,
-    require_prepared,
     sent,
     with_actions,
 )
 from qkdhw_emulators.optics.pulse_tables import PulseTables
-from qkdhw_emulators.optics.setup import Fraction01, OpticalSetup
+from qkdhw_emulators.optics.setup import N_BASES_MAX, Fraction01, OpticalSetup
 
 
 def _results(tables: PulseTables, n_bases: int, error: float, fraction: float) -> Array:
@@ -40,7 +40,8 @@ def _results(tables: PulseTables, n_bases: int, error: float, fraction: float) -
 class InterceptResend(Attack):
     """Measure in a random basis, send what was found on.
 
-    The pulse that is sent on has the mean photon number of the one that was taken, so that no rate changes.
+    The pulse that is sent on has the mean photon number of the one that was taken, so that no rate changes. Of a pair
+    the receiver's photon is attacked.
 
     Signature: QBER rises by fraction/4 with two bases, by fraction/3 with three.
     Source: C. H. Bennett et al., J. Cryptology 5, 3 (1992), section on intercept/resend.
@@ -57,9 +58,22 @@ class InterceptResend(Attack):
     bases: Literal[2, 3] = 2
     error: Fraction01 = 0.0
 
+    def change_setup(self, setup: OpticalSetup, since_s: float) -> OpticalSetup:
+        """Return the setup as it is, but with pairs one whose receiver errs as much more as photons were measured."""
+        del since_s
+        if not setup.source.of_pairs:
+            return setup
+        measured_in = [1 / self.bases if basis < self.bases else 0.0 for basis in range(N_BASES_MAX)]
+        contrast = [1 - self.fraction * (1 - share * (1 - 2 * self.error)) for share in measured_in]
+        misalignment = tuple(
+            (1 - (1 - 2 * e) * c) / 2 for e, c in zip(setup.receiver.misalignment, contrast, strict=True)
+        )
+        receiver = setup.receiver.model_copy(update={"misalignment": misalignment})
+        return setup.model_copy(update={"receiver": receiver})
+
     def change_tables(self, tables: PulseTables, setup: OpticalSetup) -> PulseTables:
         """Return what pulses send to the detectors under the attack."""
-        require_prepared(setup, self.name)
+        del setup
         changed = with_actions(tables, _results(tables, self.bases, self.error, self.fraction))
         shares = by_state(changed, changed.shares, 1 + 2 * self.bases)
         for eve in range(self.bases):
@@ -68,7 +82,7 @@ class InterceptResend(Attack):
         return changed
 
 
-class FakedStates(Attack):
+class FakedStates(PulseAttack):
     """Send the opposite bit in the opposite basis, when the detector of that bit is less efficient.
 
     Light for bit 0's detector comes early, for bit 1's late; at these times the other detector's efficiency is lower
@@ -90,7 +104,6 @@ class FakedStates(Attack):
 
     def change_tables(self, tables: PulseTables, setup: OpticalSetup) -> PulseTables:
         """Return what pulses send to the detectors under the attack."""
-        require_prepared(setup, self.name)
         n_bases, bits = setup.source.bases, mode_bits(tables, setup)
         changed = with_actions(tables, _results(tables, n_bases, error=0.0, fraction=1.0))
         shares = by_state(changed, changed.shares, 1 + 2 * n_bases)
@@ -98,13 +111,13 @@ class FakedStates(Attack):
         for eve in range(n_bases):
             for found in (0, 1):
                 action = 1 + 2 * eve + found
-                efficiency = np.where(bits == found, 1.0, self.efficiency_ratio)
+                efficiency = np.where(bits == 1 - found, self.efficiency_ratio, 1.0)
                 shares[..., action, :] = light_of(tables, (eve + 1) % n_bases, 1 - found) * efficiency
                 offset_ps[..., action] += self.shift_ps if found else -self.shift_ps
         return changed
 
 
-class BeamSplitterWavelength(Attack):
+class BeamSplitterWavelength(PulseAttack):
     """Choose the basis of a passive receiver by the wavelength, since its beam splitter depends on it.
 
     Measures in a random basis and sends what was found on, at a wavelength that the splitter sends to the same basis.
@@ -123,14 +136,20 @@ class BeamSplitterWavelength(Attack):
     fraction: Fraction01 = 1.0
     control: Fraction01 = 0.99
 
-    def change_tables(self, tables: PulseTables, setup: OpticalSetup) -> PulseTables:
-        """Return what pulses send to the detectors under the attack."""
-        require_prepared(setup, self.name)
+    def check(self, setup: OpticalSetup) -> None:
+        """Refuse a receiver that switches.
+
+        Raises:
+            ConfigurationError: It switches.
+        """
         if setup.receiver.basis_choice != "passive":
             raise ConfigurationError(
                 f"attack {self.name}: the receiver chooses its basis actively, no beam splitter does",
                 remedy="use a link with basis_choice passive, or another attack",
             )
+
+    def change_tables(self, tables: PulseTables, setup: OpticalSetup) -> PulseTables:
+        """Return what pulses send to the detectors under the attack."""
         n_bases, bases = setup.source.bases, mode_bases(tables, setup)
         changed = with_actions(tables, _results(tables, n_bases, 0.0, self.fraction))
         shares = by_state(changed, changed.shares, 1 + 2 * n_bases)

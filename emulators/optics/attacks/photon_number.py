@@ -8,13 +8,19 @@ from typing import ClassVar
 import numpy as np
 
 from qkdhw.errors import ConfigurationError
-from qkdhw_emulators.optics.attack import Attack
-from qkdhw_emulators.optics.attacks.hidden import Array, bob_probabilities, by_state, detection_probability, sent
+from qkdhw_emulators.optics.attacks.hidden import (
+    Array,
+    PulseAttack,
+    bob_probabilities,
+    by_state,
+    detection_probability,
+    sent,
+)
 from qkdhw_emulators.optics.pulse_tables import POISSON, PulseTables
 from qkdhw_emulators.optics.setup import OpticalSetup
 
 
-class PhotonNumberSplitting(Attack):
+class PhotonNumberSplitting(PulseAttack):
     """Count the photons of each pulse without touching them, block single ones, keep all but one of the others.
 
     One photon of a pulse of several goes on through a lossless channel, with a probability that keeps the signal's
@@ -27,13 +33,20 @@ class PhotonNumberSplitting(Attack):
 
     name: ClassVar[str] = "photon-number-splitting"
 
-    def change_tables(self, tables: PulseTables, setup: OpticalSetup) -> PulseTables:
-        """Return what pulses send to the detectors under the attack."""
+    def check(self, setup: OpticalSetup) -> None:
+        """Refuse a source that makes no weak coherent pulses.
+
+        Raises:
+            ConfigurationError: It makes none.
+        """
         if setup.source.kind != "weak-coherent":
             raise ConfigurationError(
                 f"attack {self.name}: it needs weak coherent pulses, not {setup.source.kind}",
                 remedy="choose a link with a weak-coherent source",
             )
+
+    def change_tables(self, tables: PulseTables, setup: OpticalSetup) -> PulseTables:
+        """Return what pulses send to the detectors under the attack."""
         if (tables.photons != POISSON).any():
             raise ConfigurationError(
                 f"attack {self.name}: another attack has changed the photon numbers of these pulses",

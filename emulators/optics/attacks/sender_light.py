@@ -12,21 +12,25 @@ from qkdhw_emulators.optics.attack import Attack, LinkCondition
 from qkdhw_emulators.optics.setup import OpticalSetup
 
 
-def brightened(setup: OpticalSetup, factor: float, name: str) -> OpticalSetup:
-    """Return the setup with all intensities multiplied.
+def _with_source(setup: OpticalSetup, name: str, **changes: object) -> OpticalSetup:
+    """Return the setup with another weak-coherent source.
 
     Raises:
-        ConfigurationError: The source has no intensities.
+        ConfigurationError: The source makes no weak coherent pulses.
     """
     if setup.source.kind != "weak-coherent":
         raise ConfigurationError(
-            f"attack {name}: it changes the intensities of weak coherent pulses, not of {setup.source.kind}",
+            f"attack {name}: it changes weak coherent pulses, the source is of {setup.source.kind}",
             remedy="choose a link with a weak-coherent source",
         )
+    return setup.model_copy(update={"source": setup.source.model_copy(update=changes)})
+
+
+def _brightened(setup: OpticalSetup, factor: float, name: str) -> OpticalSetup:
     intensities = tuple(
         i.model_copy(update={"mean_photon_number": i.mean_photon_number * factor}) for i in setup.source.intensities
     )
-    return setup.model_copy(update={"source": setup.source.model_copy(update={"intensities": intensities})})
+    return _with_source(setup, name, intensities=intensities)
 
 
 class TrojanHorse(Attack):
@@ -67,7 +71,7 @@ class LaserSeeding(Attack):
     def change_setup(self, setup: OpticalSetup, since_s: float) -> OpticalSetup:
         """Return the setup with more light."""
         del since_s
-        return brightened(setup, self.factor, self.name)
+        return _brightened(setup, self.factor, self.name)
 
     def change_condition(self, condition: LinkCondition, setup: OpticalSetup, since_s: float) -> None:
         """Let the monitor see it."""
@@ -96,7 +100,7 @@ class IntensityDrift(Attack):
         """Return the setup with more or less light."""
         exponent = math.log1p(self.per_s) * since_s
         bound = math.log(self.limit)
-        return brightened(setup, math.exp(min(bound, max(-bound, exponent))), self.name)
+        return _brightened(setup, math.exp(min(bound, max(-bound, exponent))), self.name)
 
 
 class IntensityCorrelation(Attack):
@@ -116,7 +120,7 @@ class IntensityCorrelation(Attack):
     def change_setup(self, setup: OpticalSetup, since_s: float) -> OpticalSetup:
         """Return the setup with the effect."""
         del since_s
-        return setup.model_copy(update={"source": setup.source.model_copy(update={"pattern_effect": self.change})})
+        return _with_source(setup, self.name, pattern_effect=self.change)
 
 
 class PhaseNotRandomised(Attack):
@@ -131,7 +135,7 @@ class PhaseNotRandomised(Attack):
     def change_setup(self, setup: OpticalSetup, since_s: float) -> OpticalSetup:
         """Return the setup without it."""
         del since_s
-        return setup.model_copy(update={"source": setup.source.model_copy(update={"phase_randomised": False})})
+        return _with_source(setup, self.name, phase_randomised=False)
 
 
 class CowZeroError(Attack):

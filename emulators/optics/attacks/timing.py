@@ -10,14 +10,14 @@ from pydantic import Field
 
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.attack import Attack, LinkCondition
-from qkdhw_emulators.optics.attacks.hidden import by_state, mode_bits, require_prepared, with_actions
+from qkdhw_emulators.optics.attacks.hidden import PulseAttack, by_state, mode_bits, with_actions
 from qkdhw_emulators.optics.pulse_tables import POISSON, PulseTables
 from qkdhw_emulators.optics.setup import Fraction01, OpticalSetup
 
 PREPULSE_PHOTONS = 12.0
 
 
-class TimeShift(Attack):
+class TimeShift(PulseAttack):
     """Make pulses early or late at random, where one of the two detectors of a basis is less efficient.
 
     The ratio holds at the shifted times: early light finds the detectors of bit 1 less efficient, late light those of
@@ -43,21 +43,21 @@ class TimeShift(Attack):
 
     def change_tables(self, tables: PulseTables, setup: OpticalSetup) -> PulseTables:
         """Return what pulses send to the detectors under the attack."""
-        require_prepared(setup, self.name)
         shifted = self.fraction * np.array([self.early, 1 - self.early])
         changed = with_actions(tables, np.array([1 - self.fraction, *shifted]))
         shares, offset_ps = by_state(changed, changed.shares, 3), by_state(changed, changed.state_offset_ps, 3)
         bits = mode_bits(tables, setup)
-        for action, (good_bit, sign) in enumerate(((0, -1), (1, 1)), start=1):
-            shares[..., action, :] *= np.where(bits == good_bit, 1.0, self.efficiency_ratio)
+        for action, (worse_bit, sign) in enumerate(((1, -1), (0, 1)), start=1):
+            shares[..., action, :] *= np.where(bits == worse_bit, self.efficiency_ratio, 1.0)
             offset_ps[..., action] += sign * self.shift_ps
         return changed
 
 
-class DeadTime(Attack):
+class DeadTime(PulseAttack):
     """Blind all detectors but one by their own dead time: a bright pulse for the others just before the signal.
 
     Which detector is spared is random, so that the attacker knows the bit of a click and no rate of a detector differs.
+    A cell costs as many steps as it has pulses, for any pulse may be a bright one.
 
     Signature: clicks before the signal; a click in the signal's time comes when the other detectors are dead, and is
     dropped by a receiver that keeps a click only if all detectors are live.
@@ -73,15 +73,27 @@ class DeadTime(Attack):
     fraction: Fraction01 = 0.001
     lead_ps: float = Field(default=5_000.0, gt=0, le=1e6)
 
-    def change_tables(self, tables: PulseTables, setup: OpticalSetup) -> PulseTables:
-        """Return what pulses send to the detectors under the attack."""
-        require_prepared(setup, self.name)
-        n_detectors = len(setup.receiver.detectors)
+    def check(self, setup: OpticalSetup) -> None:
+        """Refuse a gated receiver, and detectors that are live again when the signal comes.
+
+        Raises:
+            ConfigurationError: It is gated, or the dead time is too short.
+        """
+        dead_ps = 1e3 * min(d.dead_time_ns for d in setup.receiver.detectors)
+        if dead_ps <= self.lead_ps:
+            raise ConfigurationError(
+                f"attack {self.name}: lead_ps is {self.lead_ps}, a detector is dead for {dead_ps:g} ps only",
+                remedy="give a shorter lead_ps, or use a link with a longer dead time",
+            )
         if setup.receiver.gate.width_ps:
             raise ConfigurationError(
                 f"attack {self.name}: the receiver is gated, its detectors do not see light before the gate",
                 remedy="use a link with a free-running receiver (gate.width_ps 0)",
             )
+
+    def change_tables(self, tables: PulseTables, setup: OpticalSetup) -> PulseTables:
+        """Return what pulses send to the detectors under the attack."""
+        n_detectors = len(setup.receiver.detectors)
         if (tables.photons != POISSON).any():
             raise ConfigurationError(
                 f"attack {self.name}: it adds bright light to pulses, these have a fixed number of photons",
@@ -103,7 +115,7 @@ class DeadTime(Attack):
         )
 
 
-class CalibrationForgery(Attack):
+class CalibrationForgery(PulseAttack):
     """Feed the calibration of the detectors' delays with light of one's own, so that they are set apart.
 
     Light for bit 0's detectors comes early in their gate, for bit 1's late: the way for a time-shift attack.
@@ -121,8 +133,9 @@ class CalibrationForgery(Attack):
 
     def change_tables(self, tables: PulseTables, setup: OpticalSetup) -> PulseTables:
         """Return what pulses send to the detectors under the attack."""
-        moved_ps = np.where(mode_bits(tables, setup) == 1, self.apart_ps / 2, -self.apart_ps / 2)
-        return replace(tables, mode_offset_ps=tables.mode_offset_ps + moved_ps)
+        bits = mode_bits(tables, setup)
+        side = (bits == 1).astype(np.float64) - (bits == 0)
+        return replace(tables, mode_offset_ps=tables.mode_offset_ps + side * self.apart_ps / 2)
 
 
 class ClockSteering(Attack):
