@@ -5,12 +5,13 @@ recovery after it, blinding or latching. What follows from a click (dead time, a
 is in the registered time alone. State survives from cell to cell, so cells may be of any length.
 
 Random numbers are drawn in the order of the events and nothing else, with NumPy's C distributions: a readable oracle
-with a `numpy.random.Generator` on the same bits gives the same clicks.
+with a `numpy.random.Generator` on the same bits gives the same clicks. What has a probability exp(-x) happens if an
+exponential variate is above x; what happens to a fixed share of the clicks is counted down to, from a geometric variate.
 """
 
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY, ceil, exp, fabs, floor, log, pow
+from libc.math cimport INFINITY, ceil, exp, fabs, floor, log, log1p, pow
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, realloc
 from numpy.random cimport bitgen_t
@@ -82,19 +83,18 @@ cdef class DetectorChain:
     cdef bitgen_t* _bits
     cdef double _now, _live_from
     cdef double _noise_rate, _dark_share, _noise_next, _noise_gate, _noise_phase
-    cdef double _dead_ps, _recovery_ps
+    cdef double _dead_ps, _per_recovery_ps
     cdef bint _paralysable
-    cdef double _childless
-    cdef double _children
+    cdef double _children, _childless, _birth_scale, _until_birth
     cdef int _n_components
     cdef double[MAX_COMPONENTS] _cumulative
     cdef double[MAX_COMPONENTS] _tau_ps
     cdef double _exponent, _from_ps, _to_ps
-    cdef double _jitter_ps, _tail_weight, _tail_ps
+    cdef double _jitter_ps, _tail_ps, _tail_scale, _until_tail
     cdef double _latch_ps, _clicks_since
     cdef int _clicks
     cdef int64_t _period_ps
-    cdef double _width_ps, _fwhm_ps, _centre_ps
+    cdef double _per_period, _width_ps, _per_fwhm_ps, _centre_ps
     cdef double* _due
     cdef Py_ssize_t _n_due, _room_due
 
@@ -111,7 +111,8 @@ cdef class DetectorChain:
             raise ValueError("gate_width_ps: a gate is at most as long as the period, which is at least 1 ps")
         self._keep = bit_generator
         self._bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
-        self._dead_ps, self._paralysable, self._recovery_ps = dead_time_ps, paralysable, recovery_ps
+        self._dead_ps, self._paralysable = dead_time_ps, paralysable
+        self._per_recovery_ps = 1 / recovery_ps if recovery_ps > 0 else 0
         self._children = power_law[0]
         self._exponent, self._from_ps, self._to_ps = power_law[1], power_law[2], power_law[3]
         self._n_components = len(child_tau_ps)
@@ -120,9 +121,14 @@ cdef class DetectorChain:
             self._cumulative[k] = self._children
             self._tau_ps[k] = child_tau_ps[k]
         self._childless = exp(-self._children)
-        self._jitter_ps, self._tail_weight, self._tail_ps = jitter_ps, tail_weight, tail_ps
+        self._birth_scale = 1 / self._children if self._children > 0 else INFINITY
+        self._until_birth = self._failures(self._birth_scale)
+        self._jitter_ps, self._tail_ps = jitter_ps, tail_ps
+        self._tail_scale = -1 / log1p(-tail_weight) if 0 < tail_weight < 1 else 0.0 if tail_weight == 1 else INFINITY
+        self._until_tail = self._failures(self._tail_scale)
         self._latch_ps = LATCH_CLICKS / (latch_hz * PER_HZ_PS) if latch_hz > 0 else 0
-        self._period_ps, self._width_ps, self._fwhm_ps = period_ps, gate_width_ps, gate_fwhm_ps
+        self._period_ps, self._per_period, self._width_ps = period_ps, 1.0 / period_ps, gate_width_ps
+        self._per_fwhm_ps = 1 / gate_fwhm_ps if gate_fwhm_ps > 0 else 0
         self._centre_ps = gate_centre_ps - floor(gate_centre_ps / period_ps) * period_ps
         self._live_from = -INFINITY
         self._noise_next = INFINITY
@@ -282,36 +288,43 @@ cdef class DetectorChain:
         cdef double since
         if self._in_dead_time(t):
             return False
-        if self._recovery_ps > 0:
-            since = (t - self._live_from) / self._recovery_ps
-            return since >= RECOVERED or random_standard_uniform(self._bits) < 1 - exp(-since)
+        if self._per_recovery_ps > 0:
+            since = (t - self._live_from) * self._per_recovery_ps
+            return since >= RECOVERED or random_standard_exponential(self._bits) < since
         return True
 
     cdef inline bint _through_gate(self, double t) noexcept nogil:
         cdef double phase = t - self._centre_ps, share
-        phase -= floor(phase / self._period_ps + 0.5) * self._period_ps
+        phase -= floor(phase * self._per_period + 0.5) * self._period_ps
         if fabs(phase) > self._width_ps / 2:
             return False
-        if self._fwhm_ps > 0:
-            share = phase / self._fwhm_ps
-            return random_standard_uniform(self._bits) < exp(-FOUR_LN_2 * share * share)
+        if self._per_fwhm_ps > 0:
+            share = phase * self._per_fwhm_ps
+            return random_standard_exponential(self._bits) > FOUR_LN_2 * share * share
         return True
 
     cdef inline double _click(self, double t) except? -1 nogil:
         """Click at t; return the registered time."""
-        cdef double u
+        cdef double true_t = t
         self._live_from = t + self._dead_ps
         if self._latch_ps > 0:
             self._count_for_latch(t)
-        if self._children > 0 and not self.blinded:
-            u = random_standard_uniform(self._bits)
-            if u >= self._childless:
-                self._bear(t, u)
         if self._jitter_ps > 0:
             t += self._jitter_ps * random_standard_normal(self._bits)
-        if self._tail_weight > 0 and random_standard_uniform(self._bits) < self._tail_weight:
+        self._until_tail -= 1
+        if self._until_tail < 0:
             t += self._tail_ps * random_standard_exponential(self._bits)
+            self._until_tail = self._failures(self._tail_scale)
+        if not self.blinded:
+            self._until_birth -= 1
+            if self._until_birth < 0:
+                self._bear(true_t)
+                self._until_birth = self._failures(self._birth_scale)
         return t
+
+    cdef inline double _failures(self, double scale) noexcept nogil:
+        """Draw how many trials of probability 1 - exp(-1 / scale) fail before one succeeds."""
+        return floor(random_standard_exponential(self._bits) * scale)
 
     cdef int _count_for_latch(self, double t) except -1 nogil:
         self._clicks += 1
@@ -323,11 +336,12 @@ cdef class DetectorChain:
             self._clicks_since = t
         return 0
 
-    cdef int _bear(self, double t, double u) except -1 nogil:
-        """Draw the children of a click at t: their number from u by inversion of the Poisson law."""
-        cdef double term = self._childless, below = self._childless, due, open_ps
+    cdef int _bear(self, double t) except -1 nogil:
+        """Draw the children of a click at t that has some: their number by inversion of the Poisson law above 0."""
+        cdef double term = self._childless, below = term, due, open_ps
+        cdef double u = below + (1 - below) * random_standard_uniform(self._bits)
         cdef int n = 0, k
-        while u >= below and term > 0:
+        while n == 0 or (u >= below and term > 0):
             n += 1
             term *= self._children / n
             below += term

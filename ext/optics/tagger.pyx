@@ -170,6 +170,8 @@ cdef class Tagger:
         ticks += low
         pattern = floor(ticks / PATTERN_BINS)
         ticks -= pattern * PATTERN_BINS
+        if ticks >= PATTERN_BINS:  # it was less than nothing below 0
+            return begin_tick - low + (<int64_t>pattern + 1) * PATTERN_BINS
         bin = self._first_bin[<int>ticks]
         while self._edges[bin + 1] <= ticks:
             bin += 1
