@@ -100,6 +100,34 @@ def test_attenuation_changes_the_counts_by_as_much(lit, change_db, factor):
     assert wrong.sum() > CHI_SQUARE_4  # 0.2 dB would have been seen
 
 
+def test_a_module_of_a_mainframe_attenuates_as_well(tmp_path):
+    file = example_file(
+        tmp_path,
+        ('name = "agilent-8156a"', 'name = "agilent-816x"\noptions = { slot = 1 }'),
+        ("settings = { wavelength_nm = 1550, attenuation_db = 50 }", ""),
+    )
+    with lit_bench(file) as (_, bench):
+        attenuator = bench.units["attenuator"]
+        attenuator.set_attenuation_db(50.0)
+        before = live_counts(counts_of(bench), 1.0)
+        attenuator.set_attenuation_db(53.0)
+        after = live_counts(counts_of(bench), 1.0)
+    factor = 10**-0.3
+    assert ((after - factor * before) ** 2 / (after + factor**2 * before)).sum() < CHI_SQUARE_4
+
+
+def test_a_half_wave_plate_turns_by_twice_its_angle(tmp_path):
+    file = example_file(tmp_path, (WITH_CONTROLLER, WITHOUT_CONTROLLER))
+    with lit_bench(file) as (_, bench):
+        shares = {}
+        for angle_deg in (10.0, 32.5, 55.0, 100.0):
+            bench.units["plate"].move_to(angle_deg)
+            shares[angle_deg] = wrong_share(live_counts(counts_of(bench), 1.0))
+    assert shares[100.0] == pytest.approx(shares[10.0], abs=0.01)  # half a turn of the light is none
+    assert shares[55.0] == pytest.approx(1 - shares[10.0], abs=0.03)  # a quarter turn; the detectors are not equal
+    assert abs(shares[32.5] - shares[10.0]) > 0.02
+
+
 @pytest.mark.parametrize("paddle", [1, 2, 3])
 def test_a_paddle_moves_light_from_one_detector_to_the_other_and_loses_none(lit, paddle):
     _, bench = lit
