@@ -38,7 +38,7 @@ from qkdhw_emulators.optics.attacks.hidden import detection_probability
 from qkdhw_emulators.optics.attacks.intercept import InterceptResend
 from qkdhw_emulators.optics.attacks.photon_number import PhotonNumberSplitting
 from qkdhw_emulators.optics.attacks.sender_light import CowZeroError, PhaseNotRandomised, TrojanHorse
-from qkdhw_emulators.optics.attacks.timing import ClockSteering, DeadTime, TimeShift
+from qkdhw_emulators.optics.attacks.timing import CalibrationForgery, ClockSteering, DeadTime, TimeShift
 from qkdhw_emulators.optics.link_tables import build_tables
 from qkdhw_emulators.optics.schedule import Schedule
 from qkdhw_emulators.optics.setup import Detector, OpticalSetup, Receiver, Source, Tagger
@@ -159,6 +159,18 @@ def test_time_shift_leaves_the_error_rate_and_biases_bits_if_early_and_late_are_
     even = observe(reference_link(), (TimeShift(),), 2e7)
     assert binomial_p_value(*errors(even), qber(ERROR, light_factor=0.75)) > P_LIMIT
     assert binomial_p_value(int((even.channel % 2 == 0).sum()), len(even.channel), 0.5) > P_LIMIT
+
+
+def test_a_forged_calibration_and_a_time_shift_bias_bits_through_the_profile_of_the_gate():
+    """Early light of bit 0 lies 150 ps before the gate's centre, that of bit 1 50 ps; the profile does the rest."""
+    link = reference_link(gated=True, jitter_ps=0.0)
+    gate = link.receiver.gate.model_copy(update={"profile_fwhm_ps": 150.0})
+    link = link.model_copy(update={"receiver": link.receiver.model_copy(update={"gate": gate})})
+    seen = observe(link, (CalibrationForgery(apart_ps=100), TimeShift(shift_ps=100, efficiency_ratio=1.0)), 2e7)
+    ratio = np.exp(-4 * np.log(2) * (150**2 - 50**2) / 150**2)
+    zeros = seen.channel[seen.late_ps < 0] % 2 == 0
+    assert binomial_p_value(int(zeros.sum()), len(zeros), ratio / (1 + ratio)) > P_LIMIT
+    assert binomial_p_value(int(zeros.sum()), len(zeros), 0.5) < P_LIMIT
 
 
 def test_dead_time_clicks_come_while_the_other_detectors_are_dead():
