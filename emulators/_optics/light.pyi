@@ -1,8 +1,11 @@
+from typing import final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from qkdhw_emulators.optics.pulse_tables import PulseTables
 
+@final
 class PulseLight:
     def __init__(self, tables: PulseTables) -> None: ...
     def arrivals(

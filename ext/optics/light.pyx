@@ -74,6 +74,7 @@ cdef int64_t _many_photons(bitgen_t *bits, uint8_t photons, double mean, double 
     return n
 
 
+@cython.auto_pickle(False)
 @cython.final
 cdef class PulseLight:
     """The light of a link with the given tables; holds nothing that changes, so threads may share it.
@@ -107,7 +108,7 @@ cdef class PulseLight:
         if not np.all(np.asarray(tables.shares) >= 0) or self._prepare_states() < 0:
             raise ValueError("shares: below 0, above 1 in total for a photon, or not finite")
 
-    def _verify(self):
+    cdef int _verify(self) except -1:
         cdef Py_ssize_t states = self.hidden.shape[0] * self.hidden.shape[1] * self.hidden.shape[2]
         cdef Py_ssize_t modes = self.mode_detector.shape[0]
         if self.hidden.shape[0] != 6 * self.intensity.shape[0] or self.hidden.shape[1] != self.bob.shape[0]:
@@ -124,6 +125,7 @@ cdef class PulseLight:
             raise ValueError("photons, bright, state_offset_ps, mode_offset_ps or shares: wrong shape")
         if not 0 <= self.noise * NOISE_LIMIT < 1 or not -1 <= self.pattern < 1e3:
             raise ValueError("intensity_noise or pattern_effect out of range")
+        return 0
 
     cdef Py_ssize_t _prepare_states(self) except? -1:
         """Set what follows from the shares alone; return -1 if they cannot be."""
@@ -306,7 +308,7 @@ cdef class PulseLight:
             out[i] = _draw(word[number & 3], self.bob) if receiver else self._choice(word[number & 3])
         return 0
 
-    def _choose(self, bint receiver, const uint64_t[::1] key, pulses, uint8_t[::1] out):
+    cdef int _choose(self, bint receiver, const uint64_t[::1] key, pulses, uint8_t[::1] out) except -1:
         cdef const int64_t[::1] listed = None
         cdef int64_t first = 0
         if isinstance(pulses, np.ndarray):
@@ -319,6 +321,7 @@ cdef class PulseLight:
             raise ValueError("pulses and output differ in length")
         with nogil:
             self._words(receiver, key, first, listed, out)
+        return 0
 
     def prepare(self, const uint64_t[::1] key not None, pulses not None, uint8_t[::1] choice not None):
         """Look up what the sender chooses: (intensity * 3 + basis) * 2 + bit.
