@@ -6,17 +6,35 @@ import json
 import signal
 import sys
 from contextlib import ExitStack
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from qkdhw.errors import ConfigurationError
 from qkdhw.formats import FORMATS
+from qkdhw_emulators.simulate.options import (
+    AttackOption,
+    DurationOption,
+    EventsOption,
+    FormatOption,
+    JsonOption,
+    ListOption,
+    OutOption,
+    PlotsOption,
+    PresetArgument,
+    PulsesOption,
+    Record,
+    RecordOption,
+    ScheduleOption,
+    SeedOption,
+    SetOption,
+    ThreadsOption,
+    TruthOption,
+    WritePresetOption,
+)
 
 if TYPE_CHECKING:
     from qkdhw_emulators.optics.schedule import Schedule
@@ -29,86 +47,25 @@ USUAL_EVENTS = 1_000_000
 USUAL_DURATION_S = 60.0
 
 
-class Record(StrEnum):
-    """Which pulses the sender's record has."""
-
-    AUTO = "auto"
-    DETECTED = "detected"
-    FULL = "full"
-    NONE = "none"
-
-
-def _complete_preset(incomplete: str) -> list[str]:
-    from qkdhw_emulators.optics.presets import preset_names
-
-    return [name for name in preset_names() if name.startswith(incomplete)]
-
-
-def _complete_attack(incomplete: str) -> list[tuple[str, str]]:
-    from qkdhw_emulators.optics.schedule import attack_help
-
-    return [(name, text) for name, text in attack_help().items() if name.startswith(incomplete)]
-
-
-def _complete_format(incomplete: str) -> list[tuple[str, str]]:
-    return [(name, known.description) for name, known in FORMATS.items() if name.startswith(incomplete)]
-
-
 def simulate(
-    preset: Annotated[
-        str | None,
-        typer.Argument(help="Preset (see --list), or a TOML file of the same form.", autocompletion=_complete_preset),
-    ] = None,
+    preset: PresetArgument = None,
     *,
-    duration_s: Annotated[
-        float | None, typer.Option("--duration", metavar="SECONDS", min=1e-9, help="Time of the link; whole cells run.")
-    ] = None,
-    events: Annotated[
-        int | None, typer.Option("--events", metavar="N", min=1, help="End once the receiver has N events.")
-    ] = None,
-    pulses: Annotated[
-        int | None, typer.Option("--pulses", metavar="N", min=1, help="Pulses to send, in place of a duration.")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed of everything random; the same seed gives the same files.")
-    ] = 1,
-    threads: Annotated[int, typer.Option(min=1, max=64, help="Threads for the light; changes nothing but time.")] = 1,
-    attack: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--attack",
-            metavar="NAME:FIELD=VALUE,...",
-            help="Attack or fault, such as intercept-resend:fraction=0.2,from_s=1; may be repeated.",
-            autocompletion=_complete_attack,
-        ),
-    ] = None,
-    schedule: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Attacks: a table `attack` for each.")
-    ] = None,
-    changes: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PART.FIELD=VALUE", help="Change the link; may be repeated.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="New folder for all files; it appears whole or not at all.")
-    ] = None,
-    format_name: Annotated[
-        str,
-        typer.Option(
-            "--format", help="Format of the event files: see `qkdhw events formats`.", autocompletion=_complete_format
-        ),
-    ] = "parquet",
-    record: Annotated[
-        Record, typer.Option(help="The sender's choices of which pulses; auto: all if they are 10 million or less.")
-    ] = Record.AUTO,
-    truth: Annotated[
-        bool, typer.Option("--truth", help="Write what made each event too, which no real link knows.")
-    ] = False,
-    plots: Annotated[bool, typer.Option("--plots", help="Draw plots (PNG and SVG) into the folder.")] = False,
-    write_preset: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Write the link, changes included, and leave.")
-    ] = None,
-    list_all: Annotated[bool, typer.Option("--list", help="List presets and attacks, and leave.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    duration_s: DurationOption = None,
+    events: EventsOption = None,
+    pulses: PulsesOption = None,
+    seed: SeedOption = 1,
+    threads: ThreadsOption = 1,
+    attack: AttackOption = None,
+    schedule: ScheduleOption = None,
+    changes: SetOption = None,
+    out: OutOption = None,
+    format_name: FormatOption = "parquet",
+    record: RecordOption = Record.AUTO,
+    truth: TruthOption = False,
+    plots: PlotsOption = False,
+    write_preset: WritePresetOption = None,
+    list_all: ListOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Simulate a link: event files of both ends, the sender's record, and counts against closed forms.
 
@@ -133,14 +90,9 @@ def simulate(
         raise ConfigurationError(f"there is no event format {format_name!r}", remedy=f"one of: {', '.join(FORMATS)}")
     if out is None and (truth or plots):
         raise ConfigurationError("--truth and --plots write files", remedy="Say where with --out FOLDER.")
-    from qkdhw_emulators.simulate.run import RunOptions, duration_of
+    from qkdhw_emulators.simulate.run import RunOptions
 
-    if pulses is not None:
-        if duration_s is not None:
-            raise ConfigurationError("--pulses and --duration are two ways to say the same", remedy="Give one of them.")
-        duration_s = duration_of(setup, pulses)
-    elif duration_s is None and events is None:
-        duration_s, events = USUAL_DURATION_S, USUAL_EVENTS
+    duration_s, events = _end(setup, duration_s, events, pulses)
     options = RunOptions(
         setup=setup,
         seed=seed,
@@ -154,10 +106,9 @@ def simulate(
     )
     report = _run(options, preset, out, plots=plots)
     if as_json:
-        json.dump(report, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-        return
-    _print(report, out)
+        _print_json(report)
+    else:
+        _print(report, out)
 
 
 def _setup(preset: str, changes: list[str]) -> OpticalSetup:
@@ -166,6 +117,21 @@ def _setup(preset: str, changes: list[str]) -> OpticalSetup:
 
     setup = load_setup(preset)
     return changed_setup(setup, changes) if changes else setup
+
+
+def _end(
+    setup: OpticalSetup, duration_s: float | None, events: int | None, pulses: int | None
+) -> tuple[float | None, int | None]:
+    """Return the longest time and the number of events that end the run."""
+    from qkdhw_emulators.simulate.run import duration_of
+
+    if pulses is not None and duration_s is not None:
+        raise ConfigurationError("--pulses and --duration are two ways to say the same", remedy="Give one of them.")
+    if pulses is not None:
+        return duration_of(setup, pulses), events
+    if duration_s is None and events is None:
+        return USUAL_DURATION_S, USUAL_EVENTS
+    return duration_s, events
 
 
 def _schedule(attacks: list[str], file: Path | None) -> Schedule:
@@ -245,8 +211,7 @@ def _print_list(*, as_json: bool) -> None:
 
     presets = {name: load_setup(name).title for name in preset_names()}
     if as_json:
-        json.dump({"presets": presets, "attacks": attack_help()}, sys.stdout, indent=2)
-        sys.stdout.write("\n")
+        _print_json({"presets": presets, "attacks": attack_help()})
         return
     from qkdhw.cli.console import plain  # which loads this command
 
@@ -256,6 +221,11 @@ def _print_list(*, as_json: bool) -> None:
         for name, text in rows.items():
             table.add_row(plain(name), plain(text))
         console.print(table)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    json.dump(value, sys.stdout, indent=2)
+    sys.stdout.write("\n")
 
 
 def _print(report: dict[str, Any], out: Path | None) -> None:

@@ -363,3 +363,31 @@ def test_singles_of_pairs_follow_dead_time_and_afterpulses():
         observed = run.run()
     for clicks, expected in zip(observed.bob.clicks, expected_singles(setup, setup.receiver), strict=True):
         assert clicks / observed.duration_s == pytest.approx(expected.rate_hz, rel=0.02)
+
+
+def test_a_link_without_any_light_is_counted_too(tmp_path):
+    report = simulate_json(PULSED, "--duration", 0.1, "--attack", "fibre-cut", "--truth", "--out", tmp_path / "run")
+    assert [row["detections"] for row in report["bases"]] == [0] * 6
+    assert report["bases"][0]["qber"] is None
+    assert 0 < report["events"]["bob"] < 100
+    truth = pyarrow.parquet.read_table(tmp_path / "run" / "bob.truth.parquet")
+    assert set(truth["pulse"].to_pylist()) == {-1}
+
+
+def test_an_end_whose_bases_a_switch_chooses_has_no_coincidences(tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text("""
+[source]
+kind = "pair-pulsed"
+pulse_rate_hz = 100_000_000
+mean_pairs = 0.02
+[receiver]
+detectors = [{ efficiency = 0.2 }, { efficiency = 0.2 }, { efficiency = 0.2 }, { efficiency = 0.2 }]
+[sender_receiver]
+basis_choice = "active"
+detectors = [{ efficiency = 0.2 }, { efficiency = 0.2 }]
+""")
+    report = simulate_json(file, "--pulses", 1_000_000, "--out", tmp_path / "run", "--plots")
+    assert "pairs" not in report
+    assert report["plots"] == ["counts", "intervals", "saturation"]
+    assert len(report["detectors"]) == 6
