@@ -41,7 +41,6 @@ def report_of(options: RunOptions, name: str, observed: Observed) -> Report:
         "pulses": observed.pulses,
         "events": {"bob": int(observed.bob.clicks.sum())},
         "attacks": [_attack(attack) for attack in options.schedule.attacks],
-        "published": dict(setup.published),
         "monitors": {what: {"lowest": low, "highest": high} for what, (low, high) in observed.monitors.items()},
     }
     counts = None
@@ -54,7 +53,23 @@ def report_of(options: RunOptions, name: str, observed: Observed) -> Report:
         report["detectors"] += _detectors(setup, "alice", observed.alice, observed.duration_s, None)
     if observed.pairs is not None:
         report["pairs"] = _coincidences(setup, observed.pairs, observed.duration_s)
+    found = _as_published(report)
+    report["published"] = {
+        what: {"published": value, "observed": found.get(what)} for what, value in setup.published.items()
+    }
     return report
+
+
+def _as_published(report: Report) -> dict[str, float | None]:
+    """Return what was observed by the names that papers' values have in presets."""
+    rows = report.get("bases", [])
+    found = {f"{what}_{row['basis']}_{row['intensity']}": row[what] for row in rows for what in ("gain", "qber")}
+    for basis in {row["basis"] for row in rows}:
+        own = [row for row in rows if row["basis"] == basis]
+        detections = sum(row["detections"] for row in own)
+        found[f"rate_{basis}_hz"] = detections / report["duration_s"]
+        found[f"qber_{basis}"] = sum(row["errors"] for row in own) / detections if detections else None
+    return found
 
 
 def _attack(attack: Attack) -> dict[str, Any]:
@@ -193,6 +208,12 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
                 _number(row["gain"]), _number(row["expected_gain"]), _sigmas(row["gain_z"]),
                 _percent(row["qber"]), _percent(row["expected_qber"]), _sigmas(row["qber_z"]),
             )  # fmt: skip
+        console.print(table)
+    published = {what: row for what, row in report["published"].items() if row["observed"] is not None}
+    if published:
+        table = _table("published", "there", "here")
+        for what, row in published.items():
+            table.add_row(what, f"{row['published']:.4g}", f"{row['observed']:.4g}")
         console.print(table)
     table = _table("end", "input", "means", "clicks", "rate (/s)", "expected (/s)", "z")
     for row in report["detectors"]:

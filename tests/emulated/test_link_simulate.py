@@ -149,6 +149,15 @@ def test_counts_are_as_expected_without_an_attack(preset):
     assert max(map(abs, z)) < 5.5
 
 
+def test_counts_are_as_published():
+    """Signal gains within 1 % and error rates within 0.1 point, at 50 km."""
+    published = simulate_json("toshiba-t12-2013", "--events", 2_000_000)["published"]
+    gain, qber = published["gain_key_0"], published["qber_key_0"]
+    assert gain["observed"] == pytest.approx(gain["published"], rel=0.01)
+    assert qber["observed"] == pytest.approx(qber["published"], abs=0.001)
+    assert published["secret_key_rate_hz"]["observed"] is None
+
+
 def test_an_attack_shows():
     report = simulate_json(PULSED, "--events", 100_000, "--attack", "intercept-resend:fraction=0.4")
     signal_row = report["bases"][0]
