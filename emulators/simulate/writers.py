@@ -37,6 +37,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         raise ConfigurationError(
             f"--out {folder} is there already and is no empty folder", remedy="Name one that does not exist yet."
         )
+    folder = folder.absolute()
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     mask = os.umask(0o077)
     try:

@@ -124,7 +124,7 @@ def test_only_what_was_asked_for_is_written(tmp_path):
 
 @pytest.mark.parametrize("preset", [PULSED, PAIRS])
 def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(tmp_path, preset):
-    common = [preset, *ENOUGH, "--truth", "--plots", "--format", "hdf5"]
+    common = [preset, *ENOUGH, "--truth", "--plots", "--format", "hdf5", "--attack", "background-light:from_s=0.02"]
     simulate(*common, "--out", tmp_path / "a")
     simulate(*common, "--threads", 2, "--out", tmp_path / "b")
     simulate(*common, "--seed", 2, "--out", tmp_path / "c")
@@ -271,6 +271,15 @@ def test_what_is_there_is_never_written_over(tmp_path, capsys, monkeypatch):
     assert "is there already" in refused(capsys, monkeypatch, PULSED, *ENOUGH, "--out", tmp_path / "run")
     assert "is there already" in refused(capsys, monkeypatch, PULSED, "--write-preset", tmp_path / "run" / "mine")
     assert files_in(tmp_path) == {"run/mine": b"mine"}
+
+
+def test_an_empty_folder_may_be_filled(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    simulate(PULSED, *ENOUGH, "--out", tmp_path / "run")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    simulate(PULSED, *ENOUGH, "--out", ".")
+    assert files_in(tmp_path / "run") == files_in(tmp_path / "here")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
