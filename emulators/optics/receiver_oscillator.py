@@ -13,6 +13,7 @@ from qkdhw_emulators.optics.setup import PS_PER_S, Tagger
 # Frequencies are whole 1e-15ths, and readings whole 1e-15ths of a picosecond: sums over any time are exact.
 PARTS = 10**15
 PARTS_PER_PPM = 10**9
+PARTS_PER_FS = PARTS // 1000
 MAX_DRAWN_OFFSET_PS = PS_PER_S // 100
 
 
@@ -63,7 +64,8 @@ class ReceiverOscillator:
 
         Args:
             cell_index: Number of the cell.
-            condition: Its `clock_ppm` is added to the frequency, its `clock_step_ps` to the reading while it lasts.
+            condition: Its `clock_ppm` is added to the frequency, its `clock_step_ps` and `delay_ps` to the reading
+                while it lasts: gates and pulses travel the same way, so a longer way is a later reading.
 
         Raises:
             ConfigurationError: It is not the next cell.
@@ -74,7 +76,8 @@ class ReceiverOscillator:
         drift_ppm = tagger.clock_drift_ppm_per_s * (cell_index + 0.5) * self._cell_s
         ppm = tagger.clock_ppm + drift_ppm + self._walk_ppm + condition.clock_ppm
         parts = PARTS + round(ppm * PARTS_PER_PPM)
-        tick, beyond = divmod(self._reading + round(condition.clock_step_ps * PARTS), tagger.tick_fs * (PARTS // 1000))
+        shift = round((condition.clock_step_ps + condition.delay_ps) * 1000) * PARTS_PER_FS
+        tick, beyond = divmod(self._reading + shift, tagger.tick_fs * PARTS_PER_FS)
         self._reading += self._cell_ps * parts
         if tagger.clock_walk_ppm:
             self._walk_ppm += tagger.clock_walk_ppm * self._cell_s**0.5 * self._rng.standard_normal()
