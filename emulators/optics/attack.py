@@ -36,7 +36,8 @@ class LinkCondition:
         detectors: Of the receiver, by index.
         clock_ppm: Added to the receiver's clock frequency.
         clock_step_ps: Added to its reading.
-        delay_ps: Added to the travel time.
+        delay_ps: Added to the travel time at the begin of the cell.
+        delay_ps_per_s: How fast the travel time grows.
         monitors: Readings of the link's monitors, by name: see `attacks.MONITORS`.
     """
 
@@ -44,6 +45,7 @@ class LinkCondition:
     clock_ppm: float = 0.0
     clock_step_ps: float = 0.0
     delay_ps: float = 0.0
+    delay_ps_per_s: float = 0.0
     monitors: dict[str, float] = field(default_factory=dict)
 
 

@@ -64,7 +64,7 @@ class ReceiverOscillator:
 
         Args:
             cell_index: Number of the cell.
-            condition: Its `clock_ppm` is added to the frequency, its `clock_step_ps` and `delay_ps` to the reading
+            condition: Its `clock_ppm` is added to the frequency, its `clock_step_ps` and delay to the reading
                 while it lasts: gates and pulses travel the same way, so a longer way is a later reading.
 
         Raises:
@@ -82,4 +82,4 @@ class ReceiverOscillator:
         if tagger.clock_walk_ppm:
             self._walk_ppm += tagger.clock_walk_ppm * self._cell_s**0.5 * self._rng.standard_normal()
         self._next_cell += 1
-        return Reading(tick, beyond / PARTS, parts / PARTS)
+        return Reading(tick, beyond / PARTS, parts / PARTS + condition.delay_ps_per_s / PS_PER_S)

@@ -149,10 +149,11 @@ class Channel(Part):
         """Fibre and connectors."""
         return self.length_km * self.attenuation_db_per_km + self.connector_loss_db
 
-    def thermal_delay_ps(self, now_s: float) -> float:
-        """Change of the travel time since the beginning."""
-        warmer_k = self.temperature_swing_k * math.sin(2 * math.pi * now_s / self.temperature_period_s)
-        return self.thermal_delay_ps_per_km_k * self.length_km * warmer_k
+    def thermal_delay(self, now_s: float) -> tuple[float, float]:
+        """Return how much the travel time has changed since the beginning, in ps, and how fast it does, in ps/s."""
+        pace = 2 * math.pi / self.temperature_period_s
+        swing_ps = self.thermal_delay_ps_per_km_k * self.length_km * self.temperature_swing_k
+        return swing_ps * math.sin(pace * now_s), swing_ps * pace * math.cos(pace * now_s)
 
 
 class Afterpulse(Part):

@@ -264,7 +264,7 @@ class LinkSimulation:
         if on != self._planned_for or any(a.varies for a in active) or not self._drift.stands_still or thermal:
             self._planned_for = on
             changed, condition = self.setup, self._clean()
-            condition.delay_ps = self.setup.channel.thermal_delay_ps(now_s)
+            condition.delay_ps, condition.delay_ps_per_s = self.setup.channel.thermal_delay(now_s)
             for attack in active:
                 changed = attack.change_setup(changed, now_s - attack.from_s)
             stage = self._stage(changed, self._drift.rotation, active)

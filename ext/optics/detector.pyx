@@ -15,9 +15,10 @@ from libc.math cimport INFINITY, ceil, exp, fabs, floor, log, log1p, pow
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, realloc
 from numpy.random cimport bitgen_t
-from numpy.random.c_distributions cimport (
-    random_standard_exponential, random_standard_normal, random_standard_uniform,
-)
+
+from draw cimport draw_exponential, draw_normal, draw_prepare, draw_seed, draw_t, draw_uniform
+
+draw_prepare()
 
 cdef enum:
     PHOTON = 0
@@ -34,6 +35,12 @@ cdef double FOUR_LN_2 = 2.772588722239781
 cdef double RECOVERED = 40.0
 
 
+cdef inline int64_t whole(double x) noexcept nogil:
+    """The floor, without what x86-64's baseline needs for infinite or huge values."""
+    cdef int64_t cut = <int64_t>x
+    return cut - (cut > x)
+
+
 @cython.final
 cdef class DetectorChain:
     """One detector.
@@ -48,7 +55,7 @@ cdef class DetectorChain:
     dark count, follows the gate's profile. Latching is decided after each 1024 clicks from the time that they took.
 
     Args:
-        bit_generator: numpy.random.BitGenerator of this detector alone; it is used without its lock.
+        bit_generator: numpy.random.BitGenerator; four of its words seed what the detector draws.
         dark_hz: Dark counts per second.
         background_hz: Detectable background photons per second.
         dead_time_ps: After a click.
@@ -79,8 +86,7 @@ cdef class DetectorChain:
     cdef public bint blinded
     cdef public bint dead
     cdef public bint latched
-    cdef object _keep
-    cdef bitgen_t* _bits
+    cdef draw_t _draws
     cdef double _now, _live_from
     cdef double _noise_rate, _dark_share, _noise_next, _noise_gate, _noise_phase
     cdef double _dead_ps, _per_recovery_ps
@@ -109,8 +115,7 @@ cdef class DetectorChain:
             raise ValueError("child_probability and child_tau_ps: give as many of each, at most 8")
         if period_ps < 1 or gate_width_ps > period_ps:
             raise ValueError("gate_width_ps: a gate is at most as long as the period, which is at least 1 ps")
-        self._keep = bit_generator
-        self._bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+        draw_seed(&self._draws, <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator"))
         self._dead_ps, self._paralysable = dead_time_ps, paralysable
         self._per_recovery_ps = 1 / recovery_ps if recovery_ps > 0 else 0
         self._children = power_law[0]
@@ -268,7 +273,7 @@ cdef class DetectorChain:
 
     cdef inline int _meet_noise(self, double t) except -2 nogil:
         cdef int why = DARK
-        if self._dark_share < 1 and random_standard_uniform(self._bits) >= self._dark_share:
+        if self._dark_share < 1 and draw_uniform(&self._draws) >= self._dark_share:
             why = BACKGROUND
         if not self._hears():
             return -1
@@ -290,17 +295,17 @@ cdef class DetectorChain:
             return False
         if self._per_recovery_ps > 0:
             since = (t - self._live_from) * self._per_recovery_ps
-            return since >= RECOVERED or random_standard_exponential(self._bits) < since
+            return since >= RECOVERED or draw_exponential(&self._draws) < since
         return True
 
     cdef inline bint _through_gate(self, double t) noexcept nogil:
         cdef double phase = t - self._centre_ps, share
-        phase -= floor(phase * self._per_period + 0.5) * self._period_ps
+        phase -= whole(phase * self._per_period + 0.5) * self._period_ps
         if fabs(phase) > self._width_ps / 2:
             return False
         if self._per_fwhm_ps > 0:
             share = phase * self._per_fwhm_ps
-            return random_standard_exponential(self._bits) > FOUR_LN_2 * share * share
+            return draw_exponential(&self._draws) > FOUR_LN_2 * share * share
         return True
 
     cdef inline double _click(self, double t) except? -1 nogil:
@@ -310,10 +315,10 @@ cdef class DetectorChain:
         if self._latch_ps > 0:
             self._count_for_latch(t)
         if self._jitter_ps > 0:
-            t += self._jitter_ps * random_standard_normal(self._bits)
+            t += self._jitter_ps * draw_normal(&self._draws)
         self._until_tail -= 1
         if self._until_tail < 0:
-            t += self._tail_ps * random_standard_exponential(self._bits)
+            t += self._tail_ps * draw_exponential(&self._draws)
             self._until_tail = self._failures(self._tail_scale)
         if not self.blinded:
             self._until_birth -= 1
@@ -324,7 +329,7 @@ cdef class DetectorChain:
 
     cdef inline double _failures(self, double scale) noexcept nogil:
         """Draw how many trials of probability 1 - exp(-1 / scale) fail before one succeeds."""
-        return floor(random_standard_exponential(self._bits) * scale)
+        return floor(draw_exponential(&self._draws) * scale)
 
     cdef int _count_for_latch(self, double t) except -1 nogil:
         self._clicks += 1
@@ -339,7 +344,7 @@ cdef class DetectorChain:
     cdef int _bear(self, double t) except -1 nogil:
         """Draw the children of a click at t that has some: their number by inversion of the Poisson law above 0."""
         cdef double term = self._childless, below = term, due, open_ps
-        cdef double u = below + (1 - below) * random_standard_uniform(self._bits)
+        cdef double u = below + (1 - below) * draw_uniform(&self._draws)
         cdef int n = 0, k
         while n == 0 or (u >= below and term > 0):
             n += 1
@@ -350,7 +355,7 @@ cdef class DetectorChain:
             if self._width_ps > 0:
                 open_ps = self._centre_ps - self._width_ps / 2
                 due = ceil((due - open_ps) / self._period_ps) * self._period_ps + open_ps
-                due += random_standard_uniform(self._bits) * self._width_ps
+                due += draw_uniform(&self._draws) * self._width_ps
             self._add_due(due)
         return 0
 
@@ -358,16 +363,16 @@ cdef class DetectorChain:
         cdef double u, low
         cdef int k = 0
         if self._n_components == 0:
-            u = random_standard_uniform(self._bits)
+            u = draw_uniform(&self._draws)
             if self._exponent == 1:
                 return self._from_ps * exp(u * log(self._to_ps / self._from_ps))
             low = pow(self._from_ps, 1 - self._exponent)
             return pow(low + u * (pow(self._to_ps, 1 - self._exponent) - low), 1 / (1 - self._exponent))
         if self._n_components > 1:
-            u = random_standard_uniform(self._bits) * self._children
+            u = draw_uniform(&self._draws) * self._children
             while k < self._n_components - 1 and u >= self._cumulative[k]:
                 k += 1
-        return self._tau_ps[k] * random_standard_exponential(self._bits)
+        return self._tau_ps[k] * draw_exponential(&self._draws)
 
     cdef int _draw_noise(self) except -1 nogil:
         """Draw the next noise event; in a gated detector time passes in the gates only."""
@@ -376,9 +381,9 @@ cdef class DetectorChain:
             self._noise_next = INFINITY
             return 0
         if self._width_ps <= 0:
-            self._noise_next += random_standard_exponential(self._bits) / self._noise_rate
+            self._noise_next += draw_exponential(&self._draws) / self._noise_rate
             return 0
-        self._noise_phase += random_standard_exponential(self._bits) / self._noise_rate
+        self._noise_phase += draw_exponential(&self._draws) / self._noise_rate
         gates = floor(self._noise_phase / self._width_ps)
         self._noise_phase = max(0.0, self._noise_phase - gates * self._width_ps)
         self._noise_gate += gates

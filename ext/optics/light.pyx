@@ -11,11 +11,14 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport exp, expm1, fabs, log1p, pow
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from numpy.random cimport bitgen_t
-from numpy.random.c_distributions cimport random_poisson, random_standard_exponential, random_standard_normal
+from numpy.random.c_distributions cimport random_poisson
 
+from draw cimport draw_exponential, draw_normal, draw_prepare, draw_seed, draw_t, draw_uniform
 from philox cimport philox, philox_word
 
 import numpy as np
+
+draw_prepare()
 
 cdef enum:
     POISSON = 255
@@ -23,6 +26,10 @@ cdef enum:
     ALICE = 0  # where keys begin
     BOB = 2
     EVE = 4
+
+cdef struct Draws:
+    draw_t stream
+    bitgen_t *bits  # for laws that are drawn too seldom to be in line
 
 cdef struct Candidate:
     int64_t pulse  # after the first
@@ -46,13 +53,13 @@ cdef inline Py_ssize_t _draw(uint64_t field, const uint32_t[::1] thresholds) exc
 
 
 cdef Py_ssize_t _skip(
-    bitgen_t *bits, Candidate *found, double pulses_per_candidate, int64_t *position, int64_t n_pulses,
+    Draws *draws, Candidate *found, double pulses_per_candidate, int64_t *position, int64_t n_pulses,
 ) except -1 nogil:
     """Find the next candidates from a position on; return how many, less than a batch when the pulses end."""
     cdef Py_ssize_t count = 0
     cdef double gap
     while count < BATCH:
-        gap = random_standard_exponential(bits) * pulses_per_candidate
+        gap = draw_exponential(&draws.stream) * pulses_per_candidate
         if gap >= n_pulses - position[0]:
             break
         found[count].pulse = position[0] + <int64_t>gap
@@ -61,16 +68,16 @@ cdef Py_ssize_t _skip(
     return count
 
 
-cdef int64_t _many_photons(bitgen_t *bits, uint8_t photons, double mean, double share) except -1 nogil:
+cdef int64_t _many_photons(Draws *draws, uint8_t photons, double mean, double share) except -1 nogil:
     """Return the number of detectable photons of a pulse of many, which is not 0."""
     cdef int64_t n = 0
     cdef uint8_t k
     while n == 0:
         if photons == POISSON:
-            n = random_poisson(bits, mean)
+            n = random_poisson(draws.bits, mean)
         else:
             for k in range(photons):
-                n += bits.next_double(bits.state) < share
+                n += draw_uniform(&draws.stream) < share
     return n
 
 
@@ -165,20 +172,20 @@ cdef class PulseLight:
                 hidden += eve >= self.hidden[choice, bob, k]
         return (choice * self.hidden.shape[1] + bob) * self.hidden.shape[2] + hidden
 
-    cdef inline double _factor(self, bitgen_t *bits, int64_t pulse, const uint64_t *keys) except? -1 nogil:
+    cdef inline double _factor(self, Draws *draws, int64_t pulse, const uint64_t *keys) except? -1 nogil:
         """Return what the noise of the source and the pulse before make of a pulse's mean."""
         cdef double factor = 1.0, deviation
         if self.noise > 0:
-            deviation = random_standard_normal(bits)
+            deviation = draw_normal(&draws.stream)
             while fabs(deviation) > NOISE_LIMIT:
-                deviation = random_standard_normal(bits)
+                deviation = draw_normal(&draws.stream)
             factor += self.noise * deviation
         if self.pattern != 0 and pulse > 0 and not _draw(philox_word(pulse - 1, keys + ALICE), self.intensity):
             factor *= 1 + self.pattern
         return factor
 
     cdef Py_ssize_t _accept(
-        self, bitgen_t *bits, Candidate *found, Py_ssize_t count, int64_t first, const uint64_t *keys,
+        self, Draws *draws, Candidate *found, Py_ssize_t count, int64_t first, const uint64_t *keys,
     ) except -1 nogil:
         """Move the candidates that have a detectable photon to the front; return how many they are."""
         cdef bint varies = self.noise > 0 or self.pattern != 0
@@ -190,37 +197,37 @@ cdef class PulseLight:
             state = found[i].state
             click, weight, single = self.click[state], self.weight[state], self.single[state]
             if varies and self.photons[state] == POISSON:
-                weight *= self._factor(bits, first + found[i].pulse, keys)
+                weight *= self._factor(draws, first + found[i].pulse, keys)
                 click = -expm1(-weight)
                 single = weight * (1 - click)
-            u = bits.next_double(bits.state) * self.bound
+            u = draw_uniform(&draws.stream) * self.bound
             found[kept].pulse, found[kept].state = found[i].pulse, state
             found[kept].u, found[kept].weight, found[kept].single = u, weight, single
             kept += u < click  # no branch: nothing could guess it
         return kept
 
-    cdef inline int64_t _number(self, bitgen_t *bits, const Candidate *pulse) except -1 nogil:
+    cdef inline int64_t _number(self, Draws *draws, const Candidate *pulse) except -1 nogil:
         """Return how many detectable photons an accepted pulse has, by inversion of the number that accepted it."""
         cdef uint8_t photons = self.photons[pulse.state]
         cdef double u = pulse.u, chance = pulse.single, weight = pulse.weight
         cdef int64_t n = 1
         if (weight if photons == POISSON else photons * weight / (1 + weight)) > MANY:
-            return _many_photons(bits, photons, weight, weight / (1 + weight))
+            return _many_photons(draws, photons, weight, weight / (1 + weight))
         while u >= chance and n < photons:
             u -= chance
             chance *= weight * (1 if photons == POISSON else photons - n) / (n + 1)
             n += 1
         return n
 
-    cdef inline Py_ssize_t _mode(self, bitgen_t *bits, Py_ssize_t state) except -1 nogil:
+    cdef inline Py_ssize_t _mode(self, Draws *draws, Py_ssize_t state) except -1 nogil:
         cdef Py_ssize_t k, mode = 0, last = self.cumulative.shape[1] - 1
-        cdef double u = bits.next_double(bits.state) * self.cumulative[state, last]
+        cdef double u = draw_uniform(&draws.stream) * self.cumulative[state, last]
         for k in range(last):
             mode += u >= self.cumulative[state, k]
         return mode
 
     cdef Py_ssize_t _arrivals(
-        self, const uint64_t *keys, int64_t first, int64_t n_pulses, bitgen_t *bits, double[::1] time_ps,
+        self, const uint64_t *keys, int64_t first, int64_t n_pulses, Draws *draws, double[::1] time_ps,
         uint8_t[::1] detector, uint8_t[::1] bright, int32_t[::1] pulse, uint16_t[::1] state,
     ) except -1 nogil:
         cdef Candidate candidates[BATCH]
@@ -232,16 +239,16 @@ cdef class PulseLight:
             return 0
         pulses_per_candidate = -1 / log1p(-self.bound)
         while count == BATCH:
-            count = _skip(bits, candidates, pulses_per_candidate, &position, n_pulses)
-            for i in range(self._accept(bits, candidates, count, first, keys)):
+            count = _skip(draws, candidates, pulses_per_candidate, &position, n_pulses)
+            for i in range(self._accept(draws, candidates, count, first, keys)):
                 c = candidates + i
-                photons = self._number(bits, c)
+                photons = self._number(draws, c)
                 while photons > 0:
                     photons -= 1
-                    mode = self._mode(bits, c.state)
+                    mode = self._mode(draws, c.state)
                     time = c.pulse * self.period_ps + self.state_offset_ps[c.state] + self.mode_offset_ps[mode]
                     if self.sigma_ps > 0:
-                        time += self.sigma_ps * random_standard_normal(bits)
+                        time += self.sigma_ps * draw_normal(&draws.stream)
                     j = found
                     found += 1
                     if j >= time_ps.shape[0]:
@@ -279,7 +286,8 @@ cdef class PulseLight:
         Raises:
             ValueError: The arrays differ in length, or the range of pulses is out of range.
         """
-        cdef bitgen_t *bits = <bitgen_t *>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+        cdef Draws draws
+        draws.bits = <bitgen_t *>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
         cdef Py_ssize_t capacity = time_ps.shape[0], found
         if keys.shape[0] != 3 or keys.shape[1] != 2:
             raise ValueError("keys: give three of two words")
@@ -291,7 +299,8 @@ cdef class PulseLight:
         if first_pulse < 0 or not 0 <= n_pulses < 1 << 31:
             raise ValueError("first_pulse or n_pulses out of range")
         with bit_generator.lock, nogil:
-            found = self._arrivals(&keys[0, 0], first_pulse, n_pulses, bits, time_ps, detector, bright, pulse, state)
+            draw_seed(&draws.stream, draws.bits)
+            found = self._arrivals(&keys[0, 0], first_pulse, n_pulses, &draws, time_ps, detector, bright, pulse, state)
         return found
 
     cdef int _words(

@@ -7,12 +7,14 @@ earlier one can come.
 
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport floor
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memmove
 from numpy.random cimport bitgen_t
-from numpy.random.c_distributions cimport random_standard_normal
+
+from draw cimport draw_normal, draw_prepare, draw_seed, draw_t
+
+draw_prepare()
 
 cdef enum:
     MAX_CHANNELS = 8
@@ -31,12 +33,18 @@ cdef struct Channel:
     Py_ssize_t room
 
 
+cdef inline int64_t whole(double x) noexcept nogil:
+    """The floor, without what x86-64's baseline needs for infinite or huge values."""
+    cdef int64_t cut = <int64_t>x
+    return cut - (cut > x)
+
+
 @cython.final
 cdef class Tagger:
     """A time tagger of up to 8 channels.
 
     Args:
-        bit_generator: numpy.random.BitGenerator of this tagger alone; it is used without its lock.
+        bit_generator: numpy.random.BitGenerator; four of its words seed what the tagger draws.
         n_channels: 1 to 8.
         tick_ps: Length of a tick.
         noise_ps: Standard deviation of the timing noise.
@@ -47,8 +55,7 @@ cdef class Tagger:
         ValueError: The number of channels or the edges are not so.
     """
 
-    cdef object _keep
-    cdef bitgen_t* _bits
+    cdef draw_t _draws
     cdef int _n_channels
     cdef double _tick_ps, _noise_ps
     cdef int64_t _last
@@ -61,8 +68,7 @@ cdef class Tagger:
         cdef int i, j = 0
         if not 1 <= n_channels <= MAX_CHANNELS:
             raise ValueError("n_channels: 1 to 8")
-        self._keep = bit_generator
-        self._bits = <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+        draw_seed(&self._draws, <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator"))
         self._n_channels, self._tick_ps, self._noise_ps = n_channels, tick_ps, noise_ps
         self._last = -INT64_MAX
         self._uneven = bin_edges is not None
@@ -161,21 +167,22 @@ cdef class Tagger:
         return n
 
     cdef inline int64_t _tick(self, int64_t begin_tick, double beyond_ps) except? -1 nogil:
-        cdef double ticks = beyond_ps / self._tick_ps, pattern
-        cdef int64_t low
+        cdef double ticks = beyond_ps / self._tick_ps
+        cdef int64_t low, pattern
         cdef int bin
         if not self._uneven:
-            return begin_tick + <int64_t>floor(ticks)
+            return begin_tick + whole(ticks)
         low = begin_tick & (PATTERN_BINS - 1)
         ticks += low
-        pattern = floor(ticks / PATTERN_BINS)
+        pattern = whole(ticks / PATTERN_BINS)
         ticks -= pattern * PATTERN_BINS
         if ticks >= PATTERN_BINS:  # it was less than nothing below 0
-            return begin_tick - low + (<int64_t>pattern + 1) * PATTERN_BINS
+            return begin_tick - low + (pattern + 1) * PATTERN_BINS
         bin = self._first_bin[<int>ticks]
+        bin += self._edges[bin + 1] <= ticks  # nearly always enough, and no branch to mispredict
         while self._edges[bin + 1] <= ticks:
             bin += 1
-        return begin_tick - low + <int64_t>pattern * PATTERN_BINS + bin
+        return begin_tick - low + pattern * PATTERN_BINS + bin
 
     cdef int _add(
         self, Channel* channel, const double[::1] time_ps, const uint8_t[::1] cause, const int64_t[::1] origin,
@@ -197,7 +204,7 @@ cdef class Tagger:
         for i in range(n):
             beyond_ps = begin_ps + time_ps[i] * rate
             if self._noise_ps > 0:
-                beyond_ps += self._noise_ps * random_standard_normal(self._bits)
+                beyond_ps += self._noise_ps * draw_normal(&self._draws)
             tick = self._tick(begin_tick, beyond_ps)
             if tick < self._last:
                 tick = self._last
@@ -228,9 +235,8 @@ cdef class Tagger:
             best = 0
             earliest = head[0]
             for c in range(1, self._n_channels):
-                if head[c] < earliest:
-                    earliest = head[c]
-                    best = c
+                best = c if head[c] < earliest else best
+                earliest = min(earliest, head[c])
             if earliest >= end_tick:
                 break
             click = &self._channels[best].clicks[at[best]]

@@ -47,7 +47,6 @@ from qkdhw_emulators.optics.simulation import LinkSimulation
 P_LIMIT = 1e-6
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference" / "attacks.md"
 SEEN_IN_COUNTS = [s for s in SIGNATURES if s.count is not None]
-UNDELAYED = pytest.mark.xfail(strict=True, reason="the engine leaves LinkCondition.delay_ps aside")
 
 
 def name_of(signature):
@@ -55,14 +54,7 @@ def name_of(signature):
 
 
 # --- every attack -----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    "signature",
-    [
-        pytest.param(s, marks=UNDELAYED if s.attack.name in {"fibre-splice", "thermal-drift"} else ())
-        for s in SEEN_IN_COUNTS
-    ],
-    ids=name_of,
-)
+@pytest.mark.parametrize("signature", SEEN_IN_COUNTS, ids=name_of)
 def test_the_statistic_is_as_published_with_the_attack_and_without(signature):
     attacked = observe(signature.setup, (signature.attack,), signature.pulses, seed=11)
     clean = observe(signature.setup, (), signature.pulses, seed=12)

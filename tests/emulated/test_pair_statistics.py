@@ -96,7 +96,7 @@ def test_singles(end, canary):
 @pytest.mark.parametrize("canary", [False, True])
 def test_coincidences(canary):
     alice, bob, seconds = kit_run()
-    rates = kit_rates(eta=(0.12, 0.0415)) if canary else kit_rates()
+    rates = kit_rates(eta=(0.12, 0.042)) if canary else kit_rates()
     expected = seconds * (rates.true_hz + rates.accidental_hz)
     found = len(coincidences(alice, bob)[0])
     assert verdict(two_sided_p(found, expected, expected), canary)

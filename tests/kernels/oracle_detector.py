@@ -1,9 +1,11 @@
-"""A detector told in plain Python: the same draws, in the order of the events, from a `numpy.random.Generator`."""
+"""A detector told in plain Python: the same draws, in the order of the events, from the same stream."""
 
 import heapq
 import math
 
 import numpy as np
+
+from qkdhw_emulators._optics.variates import Variates
 
 PHOTON, DARK, AFTERPULSE, BACKGROUND, BRIGHT = range(5)
 LATCH_CLICKS = 1024
@@ -17,7 +19,7 @@ class Oracle:
         child_probability=(), child_tau_ps=(), power_law=(0, 1, 1, 1), jitter_ps=0, tail_weight=0, tail_ps=0,
         latch_hz=0, period_ps=1, gate_width_ps=0, gate_fwhm_ps=0, gate_centre_ps=0,
     ):  # fmt: skip
-        self.rng = np.random.Generator(bit_generator)
+        self.rng = Variates(bit_generator)
         self.dead_time, self.paralysable, self.recovery = dead_time_ps, paralysable, recovery_ps
         self.components = list(zip(child_probability, child_tau_ps, strict=True))
         self.power_law = power_law

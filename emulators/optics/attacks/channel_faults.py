@@ -89,7 +89,9 @@ class ThermalDrift(Attack):
     def change_condition(self, condition: LinkCondition, setup: OpticalSetup, since_s: float) -> None:
         """Let light take another time."""
         kelvin = self.kelvin_per_s * since_s
-        condition.delay_ps += kelvin * setup.channel.thermal_delay_ps_per_km_k * setup.channel.length_km
+        ps_per_k = setup.channel.thermal_delay_ps_per_km_k * setup.channel.length_km
+        condition.delay_ps += kelvin * ps_per_k
+        condition.delay_ps_per_s += self.kelvin_per_s * ps_per_k
         condition.monitors["temperature_c"] += kelvin
 
 
