@@ -1,8 +1,10 @@
 from collections.abc import Sequence
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
+@final
 class DetectorChain:
     blinded: bool
     dead: bool

@@ -1,6 +1,9 @@
+from typing import final
+
 import numpy as np
 from numpy.typing import NDArray
 
+@final
 class Variates:
     def __init__(self, bit_generator: np.random.BitGenerator) -> None: ...
     def random(self) -> float: ...

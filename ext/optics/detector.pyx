@@ -41,6 +41,7 @@ cdef inline int64_t whole(double x) noexcept nogil:
     return cut - (cut > x)
 
 
+@cython.auto_pickle(False)
 @cython.final
 cdef class DetectorChain:
     """One detector.

@@ -39,6 +39,7 @@ cdef inline int64_t whole(double x) noexcept nogil:
     return cut - (cut > x)
 
 
+@cython.auto_pickle(False)
 @cython.final
 cdef class Tagger:
     """A time tagger of up to 8 channels.

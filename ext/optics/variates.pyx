@@ -9,6 +9,7 @@ from draw cimport draw_exponential, draw_normal, draw_prepare, draw_seed, draw_t
 draw_prepare()
 
 
+@cython.auto_pickle(False)
 @cython.final
 cdef class Variates:
     """Draws like a `numpy.random.Generator`, other numbers.

@@ -12,6 +12,7 @@ import logging
 import time
 
 import numpy as np
+
 from qkdhw_emulators.optics.setup import Channel, Detector, Intensity, OpticalSetup, Receiver, Source
 from qkdhw_emulators.optics.simulation import LinkSimulation
 

@@ -3,8 +3,6 @@
 import heapq
 import math
 
-import numpy as np
-
 from qkdhw_emulators._optics.variates import Variates
 
 PHOTON, DARK, AFTERPULSE, BACKGROUND, BRIGHT = range(5)
