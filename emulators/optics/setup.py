@@ -106,7 +106,11 @@ class Source(Part):
             raise ValueError("preparation_error: give three values, for key, test and third basis")
         if self.kind == "weak-coherent":
             mu = [i.mean_photon_number for i in self.intensities]
-            if not 1 <= len(mu) <= 4 or any(a <= b for a, b in itertools.pairwise(mu)):
+            if not mu:
+                raise ValueError(
+                    "intensities: give one, such as { mean_photon_number = 0.5, probability = 1 }, to four"
+                )
+            if len(mu) > 4 or any(a <= b for a, b in itertools.pairwise(mu)):
                 raise ValueError("intensities: give one to four, strictly falling")
             if not math.isclose(sum(i.probability for i in self.intensities), 1, rel_tol=0, abs_tol=1e-6):
                 raise ValueError("intensities: the probabilities must sum to 1")
@@ -347,4 +351,6 @@ class OpticalSetup(Part):
     def _consistent(self) -> Self:
         if self.source.of_pairs != (self.sender_receiver is not None):
             raise ValueError("sender_receiver: a source of pairs needs one, any other source has none")
+        if self.source.kind != "pair-cw" and self.receiver.gate.width_ps > self.source.period_ps:
+            raise ValueError(f"receiver.gate.width_ps: at most the period, {self.source.period_ps} ps")
         return self

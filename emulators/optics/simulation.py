@@ -7,6 +7,7 @@ much is asked for at a time. Truth lies in the cells: it is for tests and report
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,13 +17,22 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.attack import Attack, DetectorCondition, LinkCondition
 from qkdhw_emulators.optics.attacks import baseline_monitors
 from qkdhw_emulators.optics.detection import EARLY_PS, DetectedEvents, Detection
 from qkdhw_emulators.optics.drift import Drift
-from qkdhw_emulators.optics.light_stage import Arrivals, PairStage, PulseStage, Purpose, stream, suitable_cell_pulses
+from qkdhw_emulators.optics.light_stage import (
+    MAX_CELL_PULSES,
+    Arrivals,
+    PairStage,
+    PulseStage,
+    Purpose,
+    stream,
+    suitable_cell_pulses,
+)
 from qkdhw_emulators.optics.link_tables import build_tables
 from qkdhw_emulators.optics.pairs import PairLight
 from qkdhw_emulators.optics.pairs import cell_ps as pair_cell_ps
@@ -30,6 +40,7 @@ from qkdhw_emulators.optics.schedule import Schedule
 from qkdhw_emulators.optics.setup import PS_PER_S, OpticalSetup, Receiver, Tagger
 
 NO_ORIGIN = np.array([-1])
+MAX_THREADS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +120,19 @@ class LinkSimulation:
         schedule: Schedule | None = None,
         cell_pulses: int | None = None,
     ) -> None:
-        if seed < 0 or not 1 <= threads <= 64:
-            raise ConfigurationError(f"seed is {seed}, threads {threads}", remedy="Seeds begin at 0; 1 to 64 threads.")
+        setup = _checked(setup)
+        wrong = {
+            "seed": (seed, operator.index(seed) < 0),
+            "run": (run, operator.index(run) < 0),
+            "threads": (threads, not 1 <= operator.index(threads) <= MAX_THREADS),
+            "cell_pulses": (cell_pulses, cell_pulses is not None and not 1 <= cell_pulses <= MAX_CELL_PULSES),
+        }
+        for name, (value, is_wrong) in wrong.items():
+            if is_wrong:
+                raise ConfigurationError(
+                    f"{name} is {value}",
+                    remedy="From 0; threads 1 to 64; pulses in a cell 1 to 2^30.",
+                )
         self.setup = setup
         self._seed, self._run, self._threads = seed, run, threads
         self._schedule = schedule or Schedule(())
@@ -294,3 +316,13 @@ class LinkSimulation:
     def _clean(self, receiver: Receiver | None = None) -> LinkCondition:
         detectors = [DetectorCondition() for _ in (receiver or self.setup.receiver).detectors]
         return LinkCondition(detectors, monitors=baseline_monitors(self.setup))
+
+
+def _checked(setup: OpticalSetup) -> OpticalSetup:
+    """Return the setup if it holds what its parts promise: a copy with changes was not looked at."""
+    try:
+        return OpticalSetup.model_validate(setup.model_dump(warnings=False))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"setup: {field}: {first['msg']}", remedy="See optics/setup.py for ranges.") from error

@@ -137,7 +137,17 @@ def test_a_source_of_pairs_has_no_prepared_choices():
             simulation.prepared(0, 10)
 
 
-@pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": 1, "threads": 0}])
+@pytest.mark.parametrize("change", [{"length_km": -5.0}, {"drift_correlation_s": "long"}])
+def test_a_copy_with_values_out_of_range_is_refused(change):
+    setup = bright_setup()
+    wrong = setup.model_copy(update={"channel": setup.channel.model_copy(update=change)})
+    with pytest.raises(ConfigurationError, match=next(iter(change))):
+        LinkSimulation(wrong, seed=1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seed": -1}, {"seed": 1, "threads": 0}, {"seed": 1, "run": -1}, {"seed": 1, "cell_pulses": 0}]
+)
 def test_arguments_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigurationError):
         LinkSimulation(bright_setup(), **wrong)
