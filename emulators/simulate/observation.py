@@ -145,7 +145,7 @@ class PulseCounts:
     def _add_phases(self, matched: Clicks, channel: NDArray[np.uint8]) -> None:
         known = np.isfinite(matched.phase_ps)
         share = (matched.phase_ps[known] / self._period_ps + 0.5) % 1.0
-        at = channel[known] * PHASE_BINS + np.minimum((share * PHASE_BINS).astype(np.int64), PHASE_BINS - 1)
+        at = channel[known].astype(np.int64) * PHASE_BINS + np.minimum((share * PHASE_BINS).astype(np.int64), PHASE_BINS - 1)
         self.phases += np.bincount(at, minlength=self.phases.size).reshape(self.phases.shape)
 
     def _add_lags(self, pulse: Counts, channel: NDArray[np.uint8]) -> None:
