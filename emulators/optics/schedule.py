@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -30,30 +32,33 @@ class Schedule:
     attacks: tuple[Attack, ...] = ()
 
     @classmethod
-    def from_toml(cls, text: str) -> Self:
+    def from_toml(cls, text: str, where: str = "attack schedule") -> Self:
         """Read a schedule: a table `[[attack]]` for each, with `name`, `from_s`, `until_s` and the attack's own fields.
 
         Args:
             text: TOML, at most 64 KiB and 64 attacks.
+            where: Where it is from, such as the path of a file: what error messages begin with.
 
         Raises:
-            ConfigurationError: It is no such TOML; the message names the attack and the field.
+            ConfigurationError: It is no such TOML, or has an attack twice at the same time; the message names the
+                attack and the field.
         """
         if len(text.encode()) > MAX_TEXT_BYTES:
             raise ConfigurationError(
-                f"attack schedule is above {MAX_TEXT_BYTES} bytes", remedy="a schedule has a few lines for each attack"
+                f"{where} is above {MAX_TEXT_BYTES} bytes", remedy="a schedule has a few lines for each attack"
             )
         try:
             content = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise ConfigurationError(f"attack schedule: {error}", remedy="write TOML") from error
+            raise ConfigurationError(f"{where}: {error}", remedy="write TOML") from error
         tables = content.pop("attack", [])
         if content or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
             other = ", ".join(content) or "attack"
+            meant = "did you mean [[attack]]? " if did_you_mean(other, ["attack"]) else ""
             raise ConfigurationError(
-                f"attack schedule: {other} is not expected", remedy="write a table [[attack]] for each attack"
+                f"{where}: {other} is not expected", remedy=f"{meant}write a table [[attack]] for each attack"
             )
-        return cls._of([attack_from(table, f"attack {i}") for i, table in enumerate(tables, start=1)])
+        return cls._of([attack_from(table, f"{where}: attack {i}") for i, table in enumerate(tables, start=1)], where)
 
     @classmethod
     def from_arguments(cls, texts: list[str]) -> Self:
@@ -63,17 +68,24 @@ class Schedule:
             texts: One for each attack: its name, then a colon and fields with commas between them.
 
         Raises:
-            ConfigurationError: A text is wrong; the message names the attack and the field.
+            ConfigurationError: A text is wrong, or an attack is on twice at the same time; the message names the attack
+                and the field.
         """
-        return cls._of([_from_argument(text) for text in texts])
+        return cls._of([_from_argument(text) for text in texts], "attacks")
 
     @classmethod
-    def _of(cls, attacks: list[Attack]) -> Self:
+    def _of(cls, attacks: list[Attack], where: str) -> Self:
         if len(attacks) > MAX_ATTACKS:
             raise ConfigurationError(
-                f"attack schedule: it has {len(attacks)} attacks, the limit is {MAX_ATTACKS}",
+                f"{where}: it has {len(attacks)} attacks, the limit is {MAX_ATTACKS}",
                 remedy="leave some out",
             )
+        for first, second in itertools.combinations(attacks, 2):
+            if _collide(first, second):
+                raise ConfigurationError(
+                    f"{where}: {first.name} is on twice from {max(first.from_s, second.from_s):g} s",
+                    remedy="give it once with the strength that you want, or at times that do not overlap",
+                )
         return cls(tuple(attacks))
 
     def check(self, setup: OpticalSetup) -> None:
@@ -109,15 +121,17 @@ def attack_from(fields: Mapping[str, Any], where: str) -> Attack:
     name = rest.pop("name", None)
     kind = ATTACKS.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise ConfigurationError(f"{where}: name {name!r} is no attack", remedy=f"one of: {', '.join(ATTACKS)}")
+        meant = did_you_mean(name, ATTACKS)
+        raise ConfigurationError(f"{where}: name {name!r} is no attack", remedy=f"{meant}one of: {', '.join(ATTACKS)}")
     try:
         attack = kind.model_validate(rest)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
+        meant = did_you_mean(field, kind.model_fields) if first["type"] == "extra_forbidden" else ""
         raise ConfigurationError(
             f"{where} ({name}): {field}: {first['msg']}, not {first['input']!r}",
-            remedy=f"fields: {', '.join(kind.model_fields)}",
+            remedy=f"{meant}fields: {', '.join(kind.model_fields)}",
         ) from error
     if attack.until_s is not None and attack.until_s <= attack.from_s:
         raise ConfigurationError(
@@ -127,9 +141,22 @@ def attack_from(fields: Mapping[str, Any], where: str) -> Attack:
     return attack
 
 
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return the question whether the nearest of the known names was meant, with a space behind it; else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1) if isinstance(name, str) else []
+    return f"did you mean {near[0]}? " if near else ""
+
+
 def attack_help() -> dict[str, str]:
     """Return what each attack does and its fields with their defaults, by name: the help of a command."""
     return {name: f"{_summary(kind)} [{_fields(kind)}]" for name, kind in ATTACKS.items()}
+
+
+def _collide(first: Attack, second: Attack) -> bool:
+    """Tell whether two entries are the same attack, on the same detector if it has one, at overlapping times."""
+    if type(first) is not type(second) or first.model_dump().get("detector") != second.model_dump().get("detector"):
+        return False
+    return first.is_on(second.from_s) or second.is_on(first.from_s)
 
 
 def _summary(kind: type[Attack]) -> str:
@@ -143,7 +170,7 @@ def _fields(kind: type[Attack]) -> str:
 
 def _from_argument(text: str) -> Attack:
     name, colon, rest = text.partition(":")
-    fields: dict[str, str] = {}
+    fields: dict[str, str | int] = {}
     for part in rest.split(",") if colon else []:
         field, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not re.fullmatch(r"[a-z_]{1,64}", field) or field in fields or field == "name":
@@ -151,5 +178,5 @@ def _from_argument(text: str) -> Attack:
                 f"attack {text[:200]!r}: {part[:100]!r} is no field, or twice",
                 remedy="write NAME:FIELD=VALUE,FIELD=VALUE",
             )
-        fields[field] = value
+        fields[field] = int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else value
     return attack_from({"name": name.strip(), **fields}, f"attack {text[:200]!r}")

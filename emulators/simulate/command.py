@@ -185,7 +185,7 @@ def _followed(run: LinkRun, name: str) -> Observed:
         task = progress.add_task(name, total=1.0)
 
         def follow(cells: int, events: int) -> None:
-            shares = [cells / run.cells_wanted if run.cells_wanted else 0.0]
+            shares = [cells / run.cells_wanted]
             shares += [events / run.options.events] if run.options.events else []
             spent_s = progress.tasks[0].elapsed or 0.0
             rate_hz = events / spent_s if spent_s else 0.0

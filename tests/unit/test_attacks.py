@@ -376,6 +376,37 @@ def test_a_schedule_from_toml_and_from_arguments_is_the_same():
     assert Schedule.from_toml("") == Schedule(())
 
 
+def test_whole_numbers_of_a_command_line_are_numbers():
+    assert Schedule.from_arguments(["intercept-resend:bases=3,fraction=1"]).attacks[0] == InterceptResend(bases=3)
+    with pytest.raises(ConfigurationError, match="bases: Input should be 2 or 3, not 4"):
+        Schedule.from_arguments(["intercept-resend:bases=4"])
+
+
+def test_an_attack_is_on_once_at_a_time_and_a_fault_once_for_each_detector():
+    for texts in (
+        ["fibre-cut", "fibre-cut"],
+        ["fibre-cut:from_s=1,until_s=3", "fibre-cut:from_s=2"],
+        ["detector-dying:detector=1", "detector-dying:detector=1,efficiency_factor=0.5"],
+    ):
+        with pytest.raises(ConfigurationError, match="is on twice from") as caught:
+            Schedule.from_arguments(texts)
+        assert caught.value.remedy
+    Schedule.from_arguments(["fibre-cut:from_s=1,until_s=2", "fibre-cut:from_s=2"])
+    Schedule.from_arguments(["detector-dying:detector=1", "detector-dying:detector=2", "detector-latched:detector=1"])
+
+
+def test_a_schedule_names_its_file_and_what_was_meant():
+    with pytest.raises(ConfigurationError, match=r"^my\.toml: attacks is not expected") as caught:
+        Schedule.from_toml("[[attacks]]\nname = 'fibre-cut'", "my.toml")
+    assert "did you mean [[attack]]?" in caught.value.remedy
+    with pytest.raises(ConfigurationError, match=r"^my\.toml: attack 1: name 'intercept-resent'") as caught:
+        Schedule.from_toml("[[attack]]\nname = 'intercept-resent'", "my.toml")
+    assert "did you mean intercept-resend?" in caught.value.remedy
+    with pytest.raises(ConfigurationError, match="fracton") as caught:
+        Schedule.from_arguments(["intercept-resend:fracton=0.4"])
+    assert "did you mean fraction?" in caught.value.remedy
+
+
 def test_a_schedule_says_what_is_on_and_when_that_changes():
     schedule = Schedule.from_toml(TOML)
     resend, cut = schedule.attacks
