@@ -88,6 +88,7 @@ class Clicks:
     """What the clicks of a cell mean.
 
     Attributes:
+        channel: uint8 (n,), index of the detector.
         times_ps: float64 (n,), since the cell's begin; nan without a clock.
         pulse: int64 (n,), number of the pulse since the begin of the run, -1 for clicks outside of all windows.
         phase_ps: float64 (n,), time after that pulse's arrival.
@@ -95,6 +96,7 @@ class Clicks:
         bit: uint8 (n,).
     """
 
+    channel: NDArray[np.uint8]
     times_ps: NDArray[np.float64]
     pulse: NDArray[np.int64]
     phase_ps: NDArray[np.float64]
@@ -137,7 +139,8 @@ class PulseMatcher:
         """
         if self._steady:
             none = np.full(len(times_ps), NO_PULSE, np.int64)
-            return Clicks(times_ps, none, np.full(len(times_ps), np.nan), self._basis[channel], self._bit[channel])
+            nowhere = np.full(len(times_ps), np.nan)
+            return Clicks(channel, times_ps, none, nowhere, self._basis[channel], self._bit[channel])
         window_ps = self.window_ps or self._period_ps
         times = times_ps - self._late_ps[channel]
         known = np.isfinite(times)
@@ -152,7 +155,7 @@ class PulseMatcher:
         inside = known & (np.abs(within) <= window_ps / 2)
         pulse = np.where(inside, number.astype(np.int64) + first_pulse, NO_PULSE)
         pulse[pulse < 0] = NO_PULSE
-        return Clicks(times_ps, pulse, phase, self._basis[channel], bit)
+        return Clicks(channel, times_ps, pulse, phase, self._basis[channel], bit)
 
 
 def _basis(meaning: str) -> int:

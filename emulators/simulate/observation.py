@@ -29,26 +29,37 @@ class EndCounts:
     Args:
         receiver: The end.
         tick_ps: Of its tagger.
+        first_tick: What its clock shows when the first pulse arrives: clicks before are counted apart.
 
     Attributes:
-        clicks: int64 (n_detectors,).
+        clicks: int64 (n_detectors,), from then on.
+        before: Clicks before: noise while the tagger waited for light.
         intervals: int64 (n_detectors, bins), times between two clicks of a detector, in `INTERVAL_EDGES_PS`.
     """
 
-    def __init__(self, receiver: Receiver, tick_ps: float) -> None:
+    def __init__(self, receiver: Receiver, tick_ps: float, first_tick: int) -> None:
         n = len(receiver.detectors)
         self.clicks = np.zeros(n, np.int64)
         self.intervals = np.zeros((n, len(INTERVAL_EDGES_PS) - 1), np.int64)
-        self._tick_ps = tick_ps
+        self.before = 0
+        self._tick_ps, self._first_tick = tick_ps, first_tick
         self._last: list[Counts] = [np.empty(0, np.int64) for _ in range(n)]
 
-    def add(self, events: DetectedEvents) -> None:
-        """Count a cell's clicks."""
+    def add(self, events: DetectedEvents) -> DetectedEvents:
+        """Count a cell's clicks, and return those since the first pulse."""
+        early = int(np.searchsorted(events.ticks, self._first_tick))
+        if early:
+            self.before += early
+            events = DetectedEvents(
+                *(column[early:] for column in (events.ticks, events.channel, events.cause, events.arrival)),
+                events.end_ticks,
+            )
         self.clicks += np.bincount(events.channel, minlength=len(self.clicks))
         for channel, last in enumerate(self._last):
             own = np.concatenate((last, events.ticks[events.channel == channel]))
             self.intervals[channel] += np.histogram(np.diff(own) * self._tick_ps, INTERVAL_EDGES_PS)[0]
             self._last[channel] = own[-1:]
+        return events
 
 
 class Timeline:
@@ -108,25 +119,22 @@ class PulseCounts:
         self.timeline = Timeline(4)
         self._period_ps = setup.source.period_ps
 
-    def add(
-        self, matched: Clicks, channel: NDArray[np.uint8], choice: NDArray[np.uint8], switched: NDArray[np.uint8]
-    ) -> None:
+    def add(self, matched: Clicks, choice: NDArray[np.uint8], switched: NDArray[np.uint8]) -> None:
         """Count a cell's clicks.
 
         Args:
             matched: What they mean.
-            channel: Their detectors.
             choice: The sender's choice for each; anything for those without a pulse.
             switched: The receiver's basis for each, if it switches.
         """
-        self._add_phases(matched, channel)
+        self._add_phases(matched)
         inside = matched.pulse >= 0
         pulse, bit = matched.pulse[inside], matched.bit[inside].astype(np.int64)
         basis = np.where(matched.basis == SWITCHED, switched, matched.basis)[inside].astype(np.int64)
         sent = choice[inside].astype(np.int64)
         found = (sent * 3 + basis) * 2 + bit
         self.clicks += np.bincount(found, minlength=self.clicks.size).reshape(self.clicks.shape)
-        self._add_lags(pulse, channel[inside])
+        self._add_lags(pulse, matched.channel[inside])
         order = np.argsort(pulse * 3 + basis, kind="stable")
         place = (pulse * 3 + basis)[order]
         begins = np.flatnonzero(np.diff(place, prepend=-1))
@@ -142,10 +150,11 @@ class PulseCounts:
         now = [(self.detections - before[0]).sum(axis=0), (self.half_errors - before[1]).sum(axis=0)]
         self.timeline.add(now[0][0, 0], now[1][0, 0], now[0][1, 1], now[1][1, 1])
 
-    def _add_phases(self, matched: Clicks, channel: NDArray[np.uint8]) -> None:
+    def _add_phases(self, matched: Clicks) -> None:
         known = np.isfinite(matched.phase_ps)
         share = (matched.phase_ps[known] / self._period_ps + 0.5) % 1.0
-        at = channel[known].astype(np.int64) * PHASE_BINS + np.minimum((share * PHASE_BINS).astype(np.int64), PHASE_BINS - 1)
+        place = np.minimum((share * PHASE_BINS).astype(np.int64), PHASE_BINS - 1)
+        at = matched.channel[known].astype(np.int64) * PHASE_BINS + place
         self.phases += np.bincount(at, minlength=self.phases.size).reshape(self.phases.shape)
 
     def _add_lags(self, pulse: Counts, channel: NDArray[np.uint8]) -> None:

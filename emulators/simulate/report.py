@@ -40,6 +40,7 @@ def report_of(options: RunOptions, name: str, observed: Observed) -> Report:
         "cell_s": observed.cell_s,
         "pulses": observed.pulses,
         "events": {"bob": int(observed.bob.clicks.sum())},
+        "events_before_light": {"bob": observed.bob.before},
         "attacks": [_attack(attack) for attack in options.schedule.attacks],
         "monitors": {what: {"lowest": low, "highest": high} for what, (low, high) in observed.monitors.items()},
     }
@@ -50,6 +51,7 @@ def report_of(options: RunOptions, name: str, observed: Observed) -> Report:
     report["detectors"] = _detectors(setup, "bob", observed.bob, observed.duration_s, counts)
     if observed.alice is not None:
         report["events"]["alice"] = int(observed.alice.clicks.sum())
+        report["events_before_light"]["alice"] = observed.alice.before
         report["detectors"] += _detectors(setup, "alice", observed.alice, observed.duration_s, None)
     if observed.pairs is not None:
         report["pairs"] = _coincidences(setup, observed.pairs, observed.duration_s)

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkdhw.errors import ConfigurationError
-from qkdhw_emulators.optics.detection import DetectedEvents
-from qkdhw_emulators.optics.light_stage import Arrivals
+from qkdhw_emulators.optics.detection import OSCILLATOR_STREAM, DetectedEvents
+from qkdhw_emulators.optics.light_stage import Arrivals, Purpose, stream
+from qkdhw_emulators.optics.receiver_oscillator import ReceiverOscillator
 from qkdhw_emulators.optics.schedule import Schedule
 from qkdhw_emulators.optics.setup import PS_PER_S, OpticalSetup, Receiver, Tagger
 from qkdhw_emulators.optics.simulation import LinkSimulation, SimulatedCell
@@ -27,7 +28,7 @@ Record = Literal["auto", "detected", "full", "none"]
 
 SMALL_PULSES = 10_000_000
 CHUNK_PULSES = 1 << 20
-LONGEST_SILENCE_S = 10_000.0
+LONGEST_WAIT_S = 3600.0  # for a number of events
 RECORD_COLUMNS: dict[str, type[np.generic]] = {
     "pulse": np.int64,
     "intensity": np.uint8,
@@ -46,7 +47,7 @@ class RunOptions:
         seed: Seed of everything random.
         threads: How many cells of light are made at a time; changes nothing in what comes out.
         schedule: Attacks and faults.
-        duration_s: Longest time of the link; None: no limit. Whole cells are run.
+        duration_s: Longest time of the link; None: `LONGEST_WAIT_S`. Whole cells are run.
         events: Ends the run once the receiver has so many; None: no limit.
         format_name: Format of the event files.
         record: Which pulses the sender's record has; "auto" is all of a run of a known and small number of pulses.
@@ -105,8 +106,8 @@ class _Files:
 class _End:
     """One end: its counts, clock and files."""
 
-    def __init__(self, setup: OpticalSetup, receiver: Receiver, tagger: Tagger, cell_ps: int) -> None:
-        self.counts = EndCounts(receiver, tagger.tick_fs / 1000)
+    def __init__(self, setup: OpticalSetup, receiver: Receiver, tagger: Tagger, cell_ps: int, first_tick: int) -> None:
+        self.counts = EndCounts(receiver, tagger.tick_fs / 1000, first_tick)
         self.tick_ps = Fraction(tagger.tick_fs, 1000)
         self.channels = len(receiver.detectors)
         self.switches = any(m.startswith("any") for m in receiver.meaning)
@@ -115,12 +116,12 @@ class _End:
         self._matcher = PulseMatcher(setup, receiver)
 
     def take(self, first_pulse: int, events: DetectedEvents, light: Arrivals) -> Clicks:
-        """Count and write a cell's events, and say what they mean."""
-        self.counts.add(events)
+        """Write a cell's events, count those since the first pulse and say what they mean."""
         if self.files.events is not None:
             self.files.events.write(events.ticks, events.channel)
         if self.files.truth is not None:
             self.files.truth.write(pulse=self._clock.origins(events, light), cause=events.cause)
+        events = self.counts.add(events)
         return self._matcher.match(first_pulse, self._clock.times_ps(events, light), events.channel)
 
 
@@ -171,12 +172,16 @@ class LinkRun:
         self.options, self._folder = options, folder
         self.simulation = LinkSimulation(setup, seed=options.seed, threads=options.threads, schedule=options.schedule)
         self.cell_s = self.simulation.cell_s
-        self.cells_wanted = None if options.duration_s is None else math.ceil(options.duration_s / self.cell_s - 1e-9)
+        longest_s = LONGEST_WAIT_S if options.duration_s is None else options.duration_s
+        self.cells_wanted = math.ceil(longest_s / self.cell_s - 1e-9)
         cell_ps = self.simulation.cell_ps
-        self._bob = _End(setup, setup.receiver, setup.tagger, cell_ps)
+        first_tick = _first_tick(setup.tagger, cell_ps, options.seed, Purpose.BOB_DETECTION)
+        self._bob = _End(setup, setup.receiver, setup.tagger, cell_ps, first_tick)
         self._alice: _End | None = None
         if setup.sender_receiver is not None:
-            self._alice = _End(setup, setup.sender_receiver, setup.sender_tagger or Tagger(), cell_ps)
+            tagger = setup.sender_tagger or Tagger()
+            first_tick = _first_tick(tagger, cell_ps, options.seed, Purpose.ALICE_DETECTION)
+            self._alice = _End(setup, setup.sender_receiver, tagger, cell_ps, first_tick)
         self._prepared = None if setup.source.of_pairs else PulseCounts(setup)
         self._pairs = PairCounts(setup) if self._alice and not (self._alice.switches or self._bob.switches) else None
         self._monitors: dict[str, tuple[float, float]] = {}
@@ -203,21 +208,13 @@ class LinkRun:
             follow: Called after each cell with cells and the receiver's events so far.
 
         Raises:
-            ConfigurationError: Nothing happens for a very long time.
             EventError: A file cannot be written.
         """
         cells = events = 0
-        while (self.cells_wanted is None or cells < self.cells_wanted) and (
-            self.options.events is None or events < self.options.events
-        ):
-            cell = self.simulation.next_cell()
-            self._take(cell)
-            cells, events = cells + 1, events + len(cell.bob.ticks)
+        while cells < self.cells_wanted and (self.options.events is None or events < self.options.events):
+            events += self._take(self.simulation.next_cell())
+            cells += 1
             follow(cells, events)
-            if self.cells_wanted is None and not events and cells * self.cell_s > LONGEST_SILENCE_S:
-                raise ConfigurationError(
-                    f"not one event came in {LONGEST_SILENCE_S:,.0f} s of the link", remedy="Give --duration instead."
-                )
         return Observed(
             cells=cells,
             cell_s=self.cell_s,
@@ -229,7 +226,8 @@ class LinkRun:
             monitors=self._monitors,
         )
 
-    def _take(self, cell: SimulatedCell) -> None:
+    def _take(self, cell: SimulatedCell) -> int:
+        """Count and write a cell, and return how many events the receiver had since the first pulse."""
         bob = self._bob.take(cell.first_pulse, cell.bob, cell.bob_light)
         if self._alice is not None and cell.alice is not None and cell.alice_light is not None:
             alice = self._alice.take(cell.first_pulse, cell.alice, cell.alice_light)
@@ -240,10 +238,11 @@ class LinkRun:
             switched = np.zeros(len(choice), np.uint8)
             if (bob.basis == SWITCHED).any():
                 switched = self.simulation.measured_at(np.maximum(bob.pulse, 0))
-            self._prepared.add(bob, cell.bob.channel, choice, switched)
+            self._prepared.add(bob, choice, switched)
         for name, value in cell.monitors.items():
             low, high = self._monitors.get(name, (value, value))
             self._monitors[name] = min(low, value), max(high, value)
+        return len(bob.channel)
 
     def _open_files(self, folder: Path, stack: ExitStack) -> None:
         options = self.options
@@ -258,7 +257,7 @@ class LinkRun:
         if self._prepared is None:
             return
         full = options.record == "full" or (
-            options.record == "auto" and (self.cells_wanted or math.inf) * self.simulation.cell_pulses <= SMALL_PULSES
+            options.record == "auto" and self.cells_wanted * self.simulation.cell_pulses <= SMALL_PULSES
         )
         table = None
         if options.record != "none":
@@ -266,6 +265,12 @@ class LinkRun:
             facts["period_ps"] = str(options.setup.source.period_ps)
             table = stack.enter_context(TableSink(folder / "alice.record.parquet", RECORD_COLUMNS, facts))
         self._record = _SenderRecord(self.simulation, table, full=full)
+
+
+def _first_tick(tagger: Tagger, cell_ps: int, seed: int, purpose: Purpose) -> int:
+    """Return what the clock of an end shows when the first pulse arrives."""
+    bits = np.random.SFC64(stream(seed, 0, purpose, OSCILLATOR_STREAM))
+    return ReceiverOscillator(tagger, cell_ps, bits).offset_ps * 1000 // tagger.tick_fs
 
 
 def duration_of(setup: OpticalSetup, pulses: int) -> float:

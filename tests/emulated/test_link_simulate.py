@@ -97,7 +97,7 @@ def test_the_record_holds_the_choice_of_each_detected_pulse_once(tmp_path):
     assert np.array_equal(found, choice)
     truth = pyarrow.parquet.read_table(tmp_path / "run" / "bob.truth.parquet")
     lit = truth["pulse"].to_numpy()
-    assert truth.num_rows == report["events"]["bob"]
+    assert truth.num_rows == report["events"]["bob"] + report["events_before_light"]["bob"]
     assert np.array_equal(lit >= 0, np.isin(truth["cause"].to_numpy(), (0, 4)))
     assert np.isin(lit[lit >= 0], pulses).mean() > 0.999
 
@@ -177,7 +177,7 @@ def test_a_schedule_comes_from_a_file(tmp_path):
 def test_the_json_object_has_all_that_the_page_lists(tmp_path):
     report = simulate_json(PAIRS, "--duration", 0.2, "--out", tmp_path / "run", "--plots")
     assert set(report) == {
-        "link", "title", "seed", "duration_s", "cells", "cell_s", "pulses", "events", "attacks", "published", "monitors",
+        "link", "title", "seed", "duration_s", "cells", "cell_s", "pulses", "events", "events_before_light", "attacks", "published", "monitors",
         "detectors", "pairs", "plots", "files", "folder",
     }  # fmt: skip
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "simulate-a-link.md").read_text()
