@@ -44,6 +44,11 @@ def setup_of(choice="passive", **receiver):
     )
 
 
+def time_bin_setup():
+    setup = setup_of(layout=("key", "key", "test0", "test1"), bin_separation_ps=1000)
+    return setup.model_copy(update={"source": setup.source.model_copy(update={"encoding": "time-bin"})})
+
+
 def tables_of(setup):
     """Two bases, an even choice, misalignment 2 %: written down state by state, with no help from the engine."""
     active = setup.receiver.basis_choice == "active"
@@ -127,6 +132,8 @@ def test_tables_of_every_attack_are_sound_and_those_before_are_left_alone(name, 
     setup = setup_of(choice, gate=gate)
     before, kept = tables_of(setup), tables_of(setup)
     attack = ATTACKS[name]()
+    if name == "cow-zero-error":
+        setup = time_bin_setup()
     if name == "beam-splitter-wavelength" and choice == "active":
         with pytest.raises(ConfigurationError, match="receiver chooses its basis actively"):
             Schedule((attack,)).check(setup)
@@ -315,8 +322,8 @@ def test_a_link_of_pairs_meets_some_attacks_and_refuses_the_others(name):
         channel=Channel(length_km=1.0),
     )  # fmt: skip
     works = {
-        "intercept-resend", "clock-steering", "trojan-horse", "cow-zero-error", "fibre-cut",
-        "fibre-splice", "thermal-drift", "background-light", "detector-dying", "detector-latched",
+        "intercept-resend", "clock-steering", "trojan-horse", "fibre-cut", "fibre-splice",
+        "thermal-drift", "background-light", "detector-dying", "detector-latched",
     }  # fmt: skip
     schedule = Schedule((ATTACKS[name](),))
     if name in works:
@@ -333,6 +340,12 @@ def test_intercept_resend_of_pairs_lowers_the_contrast(bases, contrast):
     found = InterceptResend(fraction=0.4, bases=bases).change_setup(pairs, 0.0).receiver.misalignment
     expected = [(1 - (1 - 2 * e) * c) / 2 for e, c in zip((0.02, 0.02, 0.0), contrast, strict=True)]
     assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_coherent_one_way_has_time_bins():
+    Schedule((ATTACKS["cow-zero-error"](),)).check(time_bin_setup())
+    with pytest.raises(ConfigurationError, match="the encoding is polarisation"):
+        Schedule((ATTACKS["cow-zero-error"](),)).check(setup_of())
 
 
 def test_a_detector_that_there_is_not_is_refused():

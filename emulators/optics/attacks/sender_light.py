@@ -147,3 +147,16 @@ class CowZeroError(Attack):
     """
 
     name: ClassVar[str] = "cow-zero-error"
+
+    def change_setup(self, setup: OpticalSetup, since_s: float) -> OpticalSetup:
+        """Return the setup as it is; refuse one that cannot be coherent one-way.
+
+        Raises:
+            ConfigurationError: It has no weak coherent pulses in time bins.
+        """
+        if setup.source.encoding != "time-bin":
+            raise ConfigurationError(
+                f"attack {self.name}: it is one on coherent one-way, the encoding is {setup.source.encoding}",
+                remedy="choose a link with time-bin encoding, such as idq-cow-2015",
+            )
+        return _with_source(setup, self.name)
