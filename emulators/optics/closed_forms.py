@@ -244,7 +244,7 @@ def _phi(x: float) -> float:
 
 
 def surviving_children(detector: Detector, dead_ps: float, events_per_ps: float) -> float:
-    """Return the mean number of a click's afterpulses that find the detector live.
+    """Return the mean number of a click's afterpulses that find the detector live; in a gated one all come in gates.
 
     A child that comes `s` after the click is lost if that is in the click's dead time or in that of a later click. The
     probability L(s) to find it live obeys L' = -n (L(s) - L(s - t)), L = exp(-n (s - t)) from s = t to 2 t, where n is

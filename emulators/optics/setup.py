@@ -164,7 +164,9 @@ class Afterpulse(Part):
     """One exponential component of afterpulsing.
 
     Attributes:
-        probability: Mean number of children of a click in this component, from the click on, before dead time.
+        probability: Mean number of children of a click in this component, from the click on, before dead time. Of a
+            gated detector all of them come in gates, each in the first that opens after its time: registered
+            afterpulses per click, as published.
         tau_ns: Its lifetime.
     """
 
@@ -176,7 +178,7 @@ class AfterpulsePowerLaw(Part):
     """Afterpulses with a waiting-time density ~ t^-exponent between two times.
 
     Attributes:
-        probability: Mean number of children of a click.
+        probability: Mean number of children of a click, as in `Afterpulse`.
         exponent: About 1 for InGaAs.
         from_ns: Shortest waiting time.
         to_ns: Longest waiting time.
