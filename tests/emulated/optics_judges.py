@@ -16,7 +16,7 @@ from qkdhw_emulators.optics.simulation import LinkSimulation
 LEAST_P = 1e-6
 FEWEST = 20  # expected clicks of a cell that is judged
 SETTLED_PULSES = 4096  # after these a detector has forgotten that the run began
-BATCH = 1 << 20
+BATCH, MOST_CELLS = 1 << 20, 2000
 
 Clicks = tuple[NDArray[np.float64], NDArray[np.int64]]
 
@@ -56,14 +56,15 @@ def changed(setup: OpticalSetup, **parts: dict[str, object]) -> OpticalSetup:
 def batches(link: LinkSimulation) -> Iterator[tuple[Clicks, int]]:
     """Go through what Bob's tagger writes: times in ps and channels, and up to which time they are complete."""
     tick_ps = link.setup.tagger.tick_fs / 1000
-    events = []
+    events, n = [], 0
     while True:
         events.append(link.next_cell().bob)
-        if len(events) == 2000 or sum(len(e.ticks) for e in events[-2000:]) > BATCH:
+        n += len(events[-1].ticks)
+        if n >= BATCH or len(events) >= MOST_CELLS:
             time_ps = (np.concatenate([e.ticks for e in events]) + 0.5) * tick_ps
             channel = np.concatenate([e.channel for e in events]).astype(np.int64)
             yield (time_ps, channel), int(events[-1].end_ticks * tick_ps)
-            events = []
+            events, n = [], 0
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def count(setup: OpticalSetup, n_events: float, *, seed: int, cell_pulses: int |
                 pulse, basis, bit = pulse[told], measured[told], bit[told]
             cell = (link.prepared_at(pulse).astype(np.int64) * 3 + basis) * 2 + bit
             clicks += np.bincount(cell, minlength=len(clicks))
-            by_pulse = np.unique((pulse << 8) + cell)
+            by_pulse = np.sort((pulse << 8) + cell)
             both = (np.diff(by_pulse) == 1) & (by_pulse[:-1] % 2 == 0)
             doubles += np.bincount(by_pulse[:-1][both] % 256 // 2, minlength=len(doubles))
             if n >= n_events:
