@@ -2,18 +2,21 @@
 
 Expected values are closed forms in physical parameters, with no help from the tables of the emulated link. What is
 counted comes from what a receiver's tagger writes, a sender's record and a receiver's switch. Run as a program, it prints
-the table of docs/reference/attacks.md.
+the tables of docs/reference/attacks.md.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import NormalDist
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.fields import FieldInfo
 
 from binomial_law import events_needed
 from qkdhw_emulators.optics.attack import Attack, DetectorCondition, LinkCondition
@@ -395,8 +398,38 @@ def parameters(attack: Attack) -> str:
     return f"{attack.name}:{fields}" if fields else attack.name
 
 
+UNITS = {
+    "ppm_per_s": "ppm/s", "kelvin_per_s": "K/s", "per_s": "1/s", "ppm": "ppm", "_ps": "ps", "_s": "s", "_km": "km",
+    "_dbm": "dBm", "_db": "dB", "_hz": "Hz", "_ua": "uA",
+}  # fmt: skip
+
+
+def field_table() -> list[str]:
+    """Return the lines of the table of fields in docs/reference/attacks.md."""
+    lines = ["| attack | field | unit | default | range | meaning |", "|---|---|---|---|---|---|"]
+    for name, kind in ATTACKS.items():
+        own = [(field, info) for field, info in kind.model_fields.items() if field not in Attack.model_fields]
+        lines += [] if own else [f"| `{name}` | none |  |  |  |  |"]
+        for field_name, info in own:
+            unit = next((unit for end, unit in UNITS.items() if field_name.endswith(end)), "")
+            said = re.search(rf"^        {field_name}: (.+)$", kind.__doc__ or "", re.MULTILINE)
+            meaning = said[1] if said else ""
+            lines.append(f"| `{name}` | `{field_name}` | {unit} | {info.default:g} | {_range(info)} | {meaning} |")
+    return lines
+
+
+def _range(info: FieldInfo) -> str:
+    if choices := get_args(info.annotation):
+        return " or ".join(map(str, choices))
+    limits = {
+        end: getattr(part, end) for part in info.metadata for end in ("ge", "gt", "le", "lt") if hasattr(part, end)
+    }
+    low = f"{limits['ge']:g}" if "ge" in limits else f"above {limits['gt']:g}"
+    return f"{low} to {limits['le']:g}"
+
+
 if __name__ == "__main__":
-    print("\n".join(table()))
+    print("\n".join([*table(), "", *field_table()]))
     missing = set(ATTACKS) - {s.attack.name for s in SIGNATURES}
     if missing:
         raise SystemExit(f"without a signature: {', '.join(sorted(missing))}")

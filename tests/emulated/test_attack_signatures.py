@@ -17,6 +17,7 @@ from attack_signatures import (
     decoys,
     doubles,
     errors,
+    field_table,
     in_pulses,
     late,
     observe,
@@ -300,9 +301,12 @@ def test_the_laws_are_right():
         assert not told_apart(n - 1, p0, p1)
 
 
-def test_the_page_has_the_table_as_computed():
+def test_the_page_has_the_tables_as_computed():
     text = DOCS.read_text()
     assert "\n".join(table()) in text
+    fields = field_table()
+    assert "\n".join(fields) in text
+    assert [row for row in fields if row.endswith("|  |") and "| none |" not in row] == []
     assert "python tests/attack_signatures.py" in text
     for monitor in MONITORS:
         assert f"`{monitor}`" in text

@@ -43,7 +43,7 @@ class FibreSplice(Attack):
 
     Attributes:
         added_km: Length added.
-        loss_db: Of the splice.
+        loss_db: Loss of the splice.
     """
 
     name: ClassVar[str] = "fibre-splice"

@@ -15,7 +15,7 @@ class _DetectorFault(Attack):
     """Base of faults of one detector.
 
     Attributes:
-        detector: Its index in the receiver.
+        detector: Its index in the receiver, from 0.
     """
 
     detector: int = Field(default=0, ge=0, le=7)
@@ -42,7 +42,7 @@ class DetectorDying(_DetectorFault):
     Source: see arXiv:2305.18006 for what the bias does to a key.
 
     Attributes:
-        detector: Its index in the receiver.
+        detector: Its index in the receiver, from 0.
         efficiency_factor: What is left of its efficiency; 0: it is dead and has no dark counts either.
     """
 
@@ -72,7 +72,7 @@ class DetectorLatched(_DetectorFault):
     Source: A. J. Annunziata et al., J. Appl. Phys. 108, 084507 (2010), arXiv:1008.0895.
 
     Attributes:
-        detector: Its index in the receiver.
+        detector: Its index in the receiver, from 0.
     """
 
     name: ClassVar[str] = "detector-latched"

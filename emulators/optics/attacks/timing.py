@@ -29,7 +29,7 @@ class TimeShift(PulseAttack):
 
     Attributes:
         fraction: Share of pulses that are shifted.
-        shift_ps: By how much.
+        shift_ps: By how much they are shifted.
         efficiency_ratio: Efficiency of the less efficient detector over the other's.
         early: Share of the shifted pulses that are early.
     """
@@ -146,8 +146,8 @@ class ClockSteering(Attack):
 
     Attributes:
         step_ps: Added to the clock's reading.
-        ppm: Added to its frequency.
-        ppm_per_s: Growth of that.
+        ppm: Added to the clock's frequency.
+        ppm_per_s: Growth of what is added to the frequency.
     """
 
     name: ClassVar[str] = "clock-steering"
