@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 USUAL_EVENTS = 1_000_000
 USUAL_DURATION_S = 60.0
+LONGEST_S = 1e9
+INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 
 
 def simulate(
@@ -59,8 +62,8 @@ def simulate(
     schedule: ScheduleOption = None,
     changes: SetOption = None,
     out: OutOption = None,
-    format_name: FormatOption = "parquet",
-    record: RecordOption = Record.AUTO,
+    format_name: FormatOption = None,
+    record: RecordOption = None,
     truth: TruthOption = False,
     plots: PlotsOption = False,
     write_preset: WritePresetOption = None,
@@ -84,31 +87,33 @@ def simulate(
         raise ConfigurationError("give a preset or a file", remedy="qkdhw link simulate --list")
     setup = _setup(preset, changes or [])
     if write_preset is not None:
-        _write_preset(write_preset, setup)
+        _write_preset(write_preset, setup, as_json=as_json)
         return
-    if format_name not in FORMATS:
+    if format_name is not None and format_name not in FORMATS:
         raise ConfigurationError(f"there is no event format {format_name!r}", remedy=f"one of: {', '.join(FORMATS)}")
-    if out is None and (truth or plots):
-        raise ConfigurationError("--truth and --plots write files", remedy="Say where with --out FOLDER.")
+    if out is None and (truth or plots or format_name or record):
+        raise ConfigurationError(
+            "--truth, --plots, --format and --record are about files", remedy="Say where they go with --out FOLDER."
+        )
     from qkdhw_emulators.simulate.run import RunOptions
 
-    duration_s, events = _end(setup, duration_s, events, pulses)
+    longest_s, events = _end(setup, duration_s, events, pulses)
     options = RunOptions(
         setup=setup,
         seed=seed,
         threads=threads,
         schedule=_schedule(attack or [], schedule),
-        duration_s=duration_s,
+        duration_s=longest_s,
         events=events,
-        format_name=format_name,
-        record=record.value,
+        format_name=format_name or "parquet",
+        record=(record or Record.AUTO).value,
         truth=truth,
     )
     report = _run(options, preset, out, plots=plots)
     if as_json:
         _print_json(report)
     else:
-        _print(report, out)
+        _print(report, out, duration_s, pulses)
 
 
 def _setup(preset: str, changes: list[str]) -> OpticalSetup:
@@ -116,7 +121,10 @@ def _setup(preset: str, changes: list[str]) -> OpticalSetup:
     from qkdhw_emulators.simulate.changes import changed_setup
 
     setup = load_setup(preset)
-    return changed_setup(setup, changes) if changes else setup
+    setup = changed_setup(setup, changes) if changes else setup
+    if setup.source.kind == "single-photon":  # intensities may be left over from another kind
+        setup = setup.model_copy(update={"source": setup.source.model_copy(update={"intensities": ()})})
+    return setup
 
 
 def _end(
@@ -128,7 +136,11 @@ def _end(
     if pulses is not None and duration_s is not None:
         raise ConfigurationError("--pulses and --duration are two ways to say the same", remedy="Give one of them.")
     if pulses is not None:
-        return duration_of(setup, pulses), events
+        duration_s = duration_of(setup, pulses)
+    if duration_s is not None and not duration_s <= LONGEST_S:
+        raise ConfigurationError(
+            f"a run of {duration_s:g} s of the link has no end", remedy=f"Give at most {LONGEST_S:g} s."
+        )
     if duration_s is None and events is None:
         return USUAL_DURATION_S, USUAL_EVENTS
     return duration_s, events
@@ -164,6 +176,7 @@ def _run(options: RunOptions, name: str, out: Path | None, *, plots: bool) -> di
             stack.callback(signal.signal, number, before)
         folder = None if out is None else stack.enter_context(whole_folder(out))
         with LinkRun(options, folder) as run:
+            stack.enter_context(_interruptible(run, out))
             observed = _followed(run, name)
         report = report_of(options, name, observed)
         if folder is not None:
@@ -175,6 +188,17 @@ def _run(options: RunOptions, name: str, out: Path | None, *, plots: bool) -> di
             report["files"] = sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
             report["folder"] = str(out)
     return report
+
+
+@contextmanager
+def _interruptible(run: LinkRun, out: Path | None) -> Iterator[None]:
+    """Say where a run was when somebody ends it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        where = "" if out is None else f"; nothing was written to {out}"
+        sys.stderr.write(f"interrupted at {run.cells * run.cell_s:.6g} s of the link{where}\n")
+        sys.exit(INTERRUPTED)
 
 
 def _followed(run: LinkRun, name: str) -> Observed:
@@ -195,14 +219,20 @@ def _followed(run: LinkRun, name: str) -> Observed:
         return run.run(follow)
 
 
-def _write_preset(path: Path, setup: OpticalSetup) -> None:
+def _write_preset(path: Path, setup: OpticalSetup, *, as_json: bool) -> None:
     from qkdhw_emulators.optics.presets import dump_setup
 
+    if path.suffix != ".toml":
+        raise ConfigurationError(f"--write-preset {path} is no *.toml", remedy="A preset is read by that name only.")
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(dump_setup(setup))
     except FileExistsError as error:
         raise ConfigurationError(f"{path} is there already", remedy="Give --write-preset another name.") from error
+    if as_json:
+        _print_json({"written": str(path)})
+    else:
+        sys.stdout.write(f"wrote {path}\n")
 
 
 def _print_list(*, as_json: bool) -> None:
@@ -228,10 +258,14 @@ def _print_json(value: dict[str, Any]) -> None:
     sys.stdout.write("\n")
 
 
-def _print(report: dict[str, Any], out: Path | None) -> None:
-    from qkdhw_emulators.simulate.report import print_report
+def _print(report: dict[str, Any], out: Path | None, duration_s: float | None, pulses: int | None) -> None:
+    from qkdhw_emulators.simulate.tables import print_report
 
     console = Console()
+    if pulses is not None and report["pulses"] > pulses:
+        console.print(f"asked for {pulses:,} pulses, ran {report['pulses']:,} (whole cells)", highlight=False)
+    elif duration_s is not None and report["duration_s"] > duration_s * 1.001:
+        console.print(f"asked for {duration_s:g} s, ran {report['duration_s']:.6g} s (whole cells)", highlight=False)
     print_report(report, console)
     if out is not None:
         console.print(f"in {out}: {', '.join(report['files'])}", markup=False, highlight=False, soft_wrap=True)

@@ -50,10 +50,8 @@ class EndCounts:
         early = int(np.searchsorted(events.ticks, self._first_tick))
         if early:
             self.before += early
-            events = DetectedEvents(
-                *(column[early:] for column in (events.ticks, events.channel, events.cause, events.arrival)),
-                events.end_ticks,
-            )
+            ticks, channel = events.ticks[early:], events.channel[early:]
+            events = DetectedEvents(ticks, channel, events.cause[early:], events.arrival[early:], events.end_ticks)
         self.clicks += np.bincount(events.channel, minlength=len(self.clicks))
         for channel, last in enumerate(self._last):
             own = np.concatenate((last, events.ticks[events.channel == channel]))

@@ -68,13 +68,16 @@ OutOption = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="New folder for all files; it appears whole or not at all.")
 ]
 FormatOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--format", help="Format of the event files: see `qkdhw events formats`.", autocompletion=_complete_format
+        "--format",
+        help="Format of the event files, else parquet: see `qkdhw events formats`.",
+        autocompletion=_complete_format,
     ),
 ]
 RecordOption = Annotated[
-    Record, typer.Option(help="The sender's choices of which pulses; auto: all if they are 10 million or less.")
+    Record | None,
+    typer.Option(help="The sender's choices of which pulses; auto (as without): all if 10 million or less."),
 ]
 TruthOption = Annotated[bool, typer.Option("--truth", help="Write what made each event too, which no real link knows.")]
 PlotsOption = Annotated[bool, typer.Option("--plots", help="Draw plots (PNG and SVG) into the folder.")]

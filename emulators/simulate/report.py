@@ -1,18 +1,15 @@
-"""What a run had against what the closed forms of its setup say: as one JSON object and as tables."""
+"""What a run had against what the closed forms of its setup say: as one JSON object."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
 from qkdhw_emulators.optics.attack import Attack
+from qkdhw_emulators.optics.attacks import MONITORS
 from qkdhw_emulators.optics.expected import ExpectedCounts, expected_counts, expected_gain_and_qber
 from qkdhw_emulators.optics.link_tables import build_tables
 from qkdhw_emulators.optics.setup import BASES, OpticalSetup
@@ -22,7 +19,6 @@ from qkdhw_emulators.simulate.run import Observed, RunOptions
 from qkdhw_emulators.simulate.steady_pump import expected_coincidences, expected_singles
 
 Report = dict[str, Any]
-LOUD_Z = 4.0
 
 
 def report_of(options: RunOptions, name: str, observed: Observed) -> Report:
@@ -38,11 +34,15 @@ def report_of(options: RunOptions, name: str, observed: Observed) -> Report:
         "duration_s": observed.duration_s,
         "cells": observed.cells,
         "cell_s": observed.cell_s,
+        "ended_by": _ended_by(options, observed),
         "pulses": observed.pulses,
         "events": {"bob": int(observed.bob.clicks.sum())},
         "events_before_light": {"bob": observed.bob.before},
-        "attacks": [_attack(attack) for attack in options.schedule.attacks],
-        "monitors": {what: {"lowest": low, "highest": high} for what, (low, high) in observed.monitors.items()},
+        "attacks": [_attack(attack, observed) for attack in options.schedule.attacks],
+        "monitors": {
+            what: {"normal": MONITORS[what].normal, "lowest": low, "highest": high}
+            for what, (low, high) in observed.monitors.items()
+        },
     }
     counts = None
     if observed.prepared is not None:
@@ -57,25 +57,47 @@ def report_of(options: RunOptions, name: str, observed: Observed) -> Report:
         report["pairs"] = _coincidences(setup, observed.pairs, observed.duration_s)
     found = _as_published(report)
     report["published"] = {
-        what: {"published": value, "observed": found.get(what)} for what, value in setup.published.items()
+        what: {"published": value} | dict(zip(("observed", "error"), found.get(what, (None, None)), strict=True))
+        for what, value in setup.published.items()
     }
     return report
 
 
-def _as_published(report: Report) -> dict[str, float | None]:
-    """Return what was observed by the names that papers' values have in presets."""
+def _ended_by(options: RunOptions, observed: Observed) -> str:
+    if options.events is not None and observed.bob.clicks.sum() >= options.events:
+        return "events"
+    return "longest wait" if options.duration_s is None else "duration"
+
+
+def _as_published(report: Report) -> dict[str, tuple[float | None, float | None]]:
+    """Return what was observed and its standard error, by the names that papers' values have in presets."""
     rows = report.get("bases", [])
-    found = {f"{what}_{row['basis']}_{row['intensity']}": row[what] for row in rows for what in ("gain", "qber")}
+    found = {}
+    for row in rows:
+        found[f"gain_{row['basis']}_{row['intensity']}"] = _ratio(row["detections"], row["pulses"])
+        found[f"qber_{row['basis']}_{row['intensity']}"] = _ratio(row["errors"], row["detections"])
     for basis in {row["basis"] for row in rows}:
         own = [row for row in rows if row["basis"] == basis]
         detections = sum(row["detections"] for row in own)
-        found[f"rate_{basis}_hz"] = detections / report["duration_s"]
-        found[f"qber_{basis}"] = sum(row["errors"] for row in own) / detections if detections else None
+        duration_s = report["duration_s"]
+        found[f"rate_{basis}_hz"] = detections / duration_s, math.sqrt(detections) / duration_s
+        found[f"qber_{basis}"] = _ratio(sum(row["errors"] for row in own), detections)
     return found
 
 
-def _attack(attack: Attack) -> dict[str, Any]:
-    return {"name": attack.name} | attack.model_dump()
+def _ratio(some: float, of: float) -> tuple[float | None, float | None]:
+    """Return a share and its standard error."""
+    if not of:
+        return None, None
+    share = some / of
+    return share, math.sqrt(share * max(0.0, 1 - share) / of)
+
+
+def _attack(attack: Attack, observed: Observed) -> dict[str, Any]:
+    """Return an attack's fields, and whether any cell began while it was on."""
+    first = math.ceil(attack.from_s / observed.cell_s - 1e-9)
+    began = first < observed.cells and attack.is_on(max(first * observed.cell_s, attack.from_s))
+    return {"name": attack.name} | attack.model_dump() | {"began": began}
 
 
 def _detectors(
@@ -150,7 +172,10 @@ def _chosen(setup: OpticalSetup) -> NDArray[np.float64]:
 
 
 def _coincidences(setup: OpticalSetup, pairs: PairCounts, duration_s: float) -> dict[str, Any]:
-    """Return coincidences, those in equal bases, and those of chance from the flat part of the histogram of delays."""
+    """Return coincidences, those in equal bases, and of chance from the flat part of the histogram of delays.
+
+    With a pulsed pump those of chance are not flat: there is no closed form of them here.
+    """
     n = len(pairs.delays)
     edge = pairs.delays[[*range(n // 4), *range(n - n // 4, n)]]
     by_chance = float(edge.mean()) * n / 20  # the window is 1/20 of the histogram
@@ -159,7 +184,7 @@ def _coincidences(setup: OpticalSetup, pairs: PairCounts, duration_s: float) -> 
         "window_ps": pairs.window_ps,
         "coincidences": total,
         "rate_hz": total / duration_s,
-        "accidental": by_chance,
+        "accidental": by_chance if setup.source.kind == "pair-cw" else None,
         "bases": [],
     }
     for b, basis in enumerate(BASES):
@@ -188,75 +213,3 @@ def _coincidences(setup: OpticalSetup, pairs: PairCounts, duration_s: float) -> 
 def _z(found: float, mean: float, variance: float) -> float | None:
     """Return how many standard deviations apart, or None if nothing is expected to vary."""
     return (found - mean) / math.sqrt(variance) if variance > 0 else None
-
-
-def print_report(report: Mapping[str, Any], console: Console) -> None:
-    """Print a report as tables."""
-    attacks = ", ".join(attack["name"] for attack in report["attacks"])
-    console.print(
-        f"{report['title'] or report['link']}: {report['duration_s']:.6g} s, "
-        + (f"{report['pulses']:,} pulses, " if report["pulses"] else "")
-        + ", ".join(f"{n:,} events of {end}" for end, n in report["events"].items()),
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    if attacks:
-        console.print(f"Attacked by {attacks}; expected: the link without", markup=False, highlight=False)
-    if "bases" in report:
-        table = _table("basis", "μ", "detections", "gain", "expected", "z", "QBER", "expected", "z")
-        for row in report["bases"]:
-            mu = row["mean_photon_number"]
-            table.add_row(
-                row["basis"], "" if mu is None else f"{mu:g}", f"{row['detections']:,}",
-                _number(row["gain"]), _number(row["expected_gain"]), _sigmas(row["gain_z"]),
-                _percent(row["qber"]), _percent(row["expected_qber"]), _sigmas(row["qber_z"]),
-            )  # fmt: skip
-        console.print(table)
-    published = {what: row for what, row in report["published"].items() if row["observed"] is not None}
-    if published:
-        table = _table("published", "there", "here")
-        for what, row in published.items():
-            table.add_row(what, f"{row['published']:.4g}", f"{row['observed']:.4g}")
-        console.print(table)
-    table = _table("end", "input", "means", "clicks", "rate (/s)", "expected (/s)", "z")
-    for row in report["detectors"]:
-        expected = row["expected_rate_hz"]
-        table.add_row(
-            row["end"], str(row["input"]), row["meaning"], f"{row['clicks']:,}", f"{row['rate_hz']:,.1f}",
-            "" if expected is None else f"{expected:,.1f}", _sigmas(row["z"]),
-        )  # fmt: skip
-    console.print(table)
-    if "pairs" in report:
-        pairs = report["pairs"]
-        console.print(
-            f"{pairs['coincidences']:,} coincidences within {pairs['window_ps']:,.0f} ps, "
-            f"about {pairs['accidental']:,.0f} of them by chance",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
-        table = _table("basis", "coincidences", "expected", "z", "QBER", "expected", "z")
-        for row in pairs["bases"]:
-            table.add_row(
-                row["basis"], f"{row['coincidences']:,}", "" if row["expected"] is None else f"{row['expected']:,.0f}",
-                _sigmas(row["z"]), _percent(row["qber"]), _percent(row["expected_qber"]), _sigmas(row["qber_z"]),
-            )  # fmt: skip
-        console.print(table)
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(first, box=SIMPLE, padding=(0, 0))
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3e}"
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f} %"
-
-
-def _sigmas(z: float | None) -> str:
-    if z is None:
-        return ""
-    return f"[bold yellow]{z:+.1f}[/]" if abs(z) > LOUD_Z else f"{z:+.1f}"

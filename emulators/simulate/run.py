@@ -161,6 +161,12 @@ class LinkRun:
         options: What to do.
         folder: Where files go; None: there are none.
 
+    Attributes:
+        simulation: The engine.
+        cells: Cells run so far.
+        cells_wanted: After how many it ends at the latest.
+        cell_s: Length of one.
+
     Raises:
         ConfigurationError: There is no end of the run, or the format cannot hold what a tagger writes.
     """
@@ -185,6 +191,7 @@ class LinkRun:
         self._prepared = None if setup.source.of_pairs else PulseCounts(setup)
         self._pairs = PairCounts(setup) if self._alice and not (self._alice.switches or self._bob.switches) else None
         self._monitors: dict[str, tuple[float, float]] = {}
+        self.cells = 0
         self._record: _SenderRecord | None = None
         self._stack = ExitStack()
 
@@ -210,15 +217,15 @@ class LinkRun:
         Raises:
             EventError: A file cannot be written.
         """
-        cells = events = 0
-        while cells < self.cells_wanted and (self.options.events is None or events < self.options.events):
+        events = 0
+        while self.cells < self.cells_wanted and (self.options.events is None or events < self.options.events):
             events += self._take(self.simulation.next_cell())
-            cells += 1
-            follow(cells, events)
+            self.cells += 1
+            follow(self.cells, events)
         return Observed(
-            cells=cells,
+            cells=self.cells,
             cell_s=self.cell_s,
-            pulses=cells * self.simulation.cell_pulses,
+            pulses=self.cells * self.simulation.cell_pulses,
             bob=self._bob.counts,
             alice=self._alice.counts if self._alice else None,
             prepared=self._prepared,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -177,7 +178,7 @@ def test_a_schedule_comes_from_a_file(tmp_path):
 def test_the_json_object_has_all_that_the_page_lists(tmp_path):
     report = simulate_json(PAIRS, "--duration", 0.2, "--out", tmp_path / "run", "--plots")
     assert set(report) == {
-        "link", "title", "seed", "duration_s", "cells", "cell_s", "pulses", "events", "events_before_light", "attacks", "published", "monitors",
+        "link", "title", "seed", "duration_s", "ended_by", "cells", "cell_s", "pulses", "events", "events_before_light", "attacks", "published", "monitors",
         "detectors", "pairs", "plots", "files", "folder",
     }  # fmt: skip
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "simulate-a-link.md").read_text()
@@ -238,6 +239,11 @@ def test_people_get_tables():
         ([PULSED, "--format", "tape"], ["tape", "parquet"]),
         ([PULSED, "--plots"], ["--out"]),
         ([PULSED, "--truth"], ["--out"]),
+        ([PULSED, "--format", "ptu"], ["--out"]),
+        ([PULSED, "--record", "auto"], ["--out"]),
+        ([PULSED, "--duration", "inf"], ["inf s", "no end"]),
+        ([PULSED, "--pulses", 10**300], ["no end"]),
+        ([PULSED, "--write-preset", "far.txt"], ["far.txt", "*.toml"]),
         ([PULSED, "--pulses", 10, "--duration", 1], ["--pulses", "--duration"]),
         ([PAIRS, "--pulses", 10], ["steady pump", "--duration"]),
         ([PULSED, "--attack", "magic"], ["magic", "intercept-resend"]),
@@ -267,10 +273,10 @@ def test_a_format_that_cannot_hold_the_ticks_is_refused_before_any_work(tmp_path
 
 def test_what_is_there_is_never_written_over(tmp_path, capsys, monkeypatch):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "mine").write_text("mine")
+    (tmp_path / "run" / "mine.toml").write_text("mine")
     assert "is there already" in refused(capsys, monkeypatch, PULSED, *ENOUGH, "--out", tmp_path / "run")
-    assert "is there already" in refused(capsys, monkeypatch, PULSED, "--write-preset", tmp_path / "run" / "mine")
-    assert files_in(tmp_path) == {"run/mine": b"mine"}
+    assert "is there already" in refused(capsys, monkeypatch, PULSED, "--write-preset", tmp_path / "run" / "mine.toml")
+    assert files_in(tmp_path) == {"run/mine.toml": b"mine"}
 
 
 def test_an_empty_folder_may_be_filled(tmp_path, monkeypatch):
@@ -297,6 +303,8 @@ def test_a_run_that_is_told_to_end_leaves_nothing(tmp_path, number):
             program.kill()
     assert code == (130 if number == signal.SIGINT else 128 + number)
     assert "Traceback" not in said
+    if number == signal.SIGINT:
+        assert re.search(r"^interrupted at [\d.e-]+ s of the link; nothing was written to .*/run$", said, re.MULTILINE)
     assert list(tmp_path.iterdir()) == []
 
 

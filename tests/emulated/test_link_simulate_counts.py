@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
 from qkdhw.cli import app
 from qkdhw.formats import open_events
 from qkdhw_emulators.optics.presets import load_setup
+from qkdhw_emulators.simulate import run
 from qkdhw_emulators.simulate.changes import changed_setup
 from qkdhw_emulators.simulate.run import LinkRun, RunOptions
 
@@ -25,8 +27,8 @@ def simulate_json(*arguments):
 
 
 def observed_of(preset, *changes, **options):
-    with LinkRun(RunOptions(changed_setup(load_setup(preset), list(changes)), **options)) as run:
-        return run.run()
+    with LinkRun(RunOptions(changed_setup(load_setup(preset), list(changes)), **options)) as link:
+        return link.run()
 
 
 def test_the_gate_plot_has_all_clicks_of_each_detector():
@@ -56,3 +58,70 @@ def test_a_pair_source_counts_each_end_from_its_own_begin():
     )
     assert report["events_before_light"]["bob"] < 10 < report["events_before_light"]["alice"]
     assert max(abs(row["z"]) for row in report["detectors"]) < 5
+
+
+def test_events_that_never_come_end_after_the_longest_wait(monkeypatch):
+    monkeypatch.setattr(run, "LONGEST_WAIT_S", 1.0)
+    asked = [PULSED, "--events", 1_000_000, "--attack", "fibre-cut"]
+    report = simulate_json(*asked)
+    assert report["ended_by"] == "longest wait"
+    assert report["duration_s"] == pytest.approx(1.0, abs=report["cell_s"])
+    assert "--duration sets a longer time" in simulate(*asked)
+    assert simulate_json(*asked, "--duration", 1.5)["ended_by"] == "duration"
+
+
+def test_a_single_photon_source_has_no_intensities():
+    report = simulate_json(
+        PULSED, "--set", "source.kind=single-photon", "--set", "source.single_photon_probability=0.5", "--duration", 0.1
+    )
+    assert [(row["basis"], row["mean_photon_number"]) for row in report["bases"]] == [("key", None), ("test", None)]
+    assert max(abs(row["gain_z"]) for row in report["bases"]) < 5
+
+
+def test_more_than_was_asked_for_is_said():
+    assert "asked for 100 pulses, ran " in simulate(PULSED, "--pulses", 100)
+    assert "asked for 0.001 s, ran " in simulate(PULSED, "--duration", 0.001)
+
+
+def test_attacks_are_told_with_their_times_and_whether_they_began():
+    given = ["--attack", "intercept-resend:fraction=0.3,from_s=0.05,until_s=0.08"]
+    assert "fraction=0.3" in simulate(PULSED, "--duration", 0.1, *given)
+    assert "from_s=0.05, until_s=0.08" in simulate(PULSED, "--duration", 0.1, *given)
+    assert "WARNING" not in simulate(PULSED, "--duration", 0.1, *given)
+    assert "WARNING: intercept-resend never began" in simulate(PULSED, "--duration", 0.04, *given)
+    assert [a["began"] for a in simulate_json(PULSED, "--duration", 0.1, *given)["attacks"]] == [True]
+    assert [a["began"] for a in simulate_json(PULSED, "--duration", 0.04, *given)["attacks"]] == [False]
+
+
+def test_monitors_that_moved_are_a_table():
+    quiet = simulate(PULSED, "--duration", 0.02)
+    assert "monitor" not in quiet
+    shown = simulate(PULSED, "--duration", 0.02, "--attack", "blinding-cw")
+    [line] = [line.split() for line in shown.splitlines() if line.startswith(" photocurrent")]
+    assert line[1] == "0.01"
+    assert float(line[3]) > 1
+    assert line[4] == "ua"
+
+
+def test_what_was_published_is_met_within_its_error():
+    published = simulate_json("toshiba-t12-2013", "--events", 100_000)["published"]
+    gain, qber = published["gain_key_0"], published["qber_key_0"]
+    assert abs(gain["observed"] - gain["published"]) < 5 * gain["error"] < 0.05 * gain["published"]
+    assert 0 < qber["error"] < 0.01
+    assert published["secret_key_rate_hz"]["error"] is None
+
+
+def test_pulsed_pairs_have_no_accidentals_of_a_steady_pump(tmp_path):
+    file = tmp_path / "own.toml"
+    detectors = ", ".join(["{ efficiency = 0.2 }"] * 4)
+    file.write_text(
+        '[source]\nkind = "pair-pulsed"\npulse_rate_hz = 100_000_000\nmean_pairs = 0.02\n'
+        f"[receiver]\ndetectors = [{detectors}]\n[sender_receiver]\ndetectors = [{detectors}]\n"
+    )
+    assert simulate_json(file, "--duration", 0.01)["pairs"]["accidental"] is None
+    assert "no closed form here" in simulate(file, "--duration", 0.01)
+
+
+def test_writing_a_preset_says_so(tmp_path):
+    assert simulate(PULSED, "--write-preset", tmp_path / "a.toml") == f"wrote {tmp_path / 'a.toml'}\n"
+    assert simulate_json(PULSED, "--write-preset", tmp_path / "b.toml") == {"written": str(tmp_path / "b.toml")}
