@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tomllib
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from qkdhw.errors import ConfigurationError
+from qkdhw_emulators.optics.nearest_name import did_you_mean
 from qkdhw_emulators.optics.setup import (
     Afterpulse,
     AfterpulsePowerLaw,
@@ -63,14 +65,32 @@ def load_setup(name_or_path: str | Path) -> OpticalSetup:
         ConfigurationError: There is no such preset or file, the file is above 64 KiB or not TOML, or a field is wrong;
             the message names the file and the field.
     """
+    return _parse(*_read(name_or_path))
+
+
+def setup_head(name_or_path: str | Path) -> str:
+    """Return the comment lines at the head of a preset or file, which say what is fitted or chosen, for `dump_setup`.
+
+    Raises:
+        ConfigurationError: As `load_setup`.
+    """
+    data, what = _read(name_or_path)
+    _parse(data, what)
+    lines = data.decode("utf-8").splitlines()
+    return "".join(f"{line}\n" for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+
+
+def _read(name_or_path: str | Path) -> tuple[bytes, str]:
+    """Return what a preset or file holds, and what error messages call it."""
     text = str(name_or_path)
     if isinstance(name_or_path, str) and "/" not in text and not text.endswith(".toml"):
         if text not in preset_names():
-            presets = ", ".join(preset_names())
+            meant, presets = did_you_mean(text, preset_names()), ", ".join(preset_names())
             raise ConfigurationError(
-                f"there is no optical preset {text!r}", remedy=f"give the path of a .toml file, or one of: {presets}"
+                f"there is no optical preset {text!r}",
+                remedy=f"{meant}give the path of a .toml file, or one of: {presets}",
             )
-        return _parse((_PRESETS / f"{text}.toml").read_bytes(), f"preset {text}")
+        return (_PRESETS / f"{text}.toml").read_bytes(), f"preset {text}"
     try:
         with Path(name_or_path).open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
@@ -82,17 +102,22 @@ def load_setup(name_or_path: str | Path) -> OpticalSetup:
             f"optical setup {text} is above {MAX_FILE_BYTES} bytes",
             remedy="a setup has a few kilobytes; check the path",
         )
-    return _parse(data, f"optical setup {text}")
+    return data, f"optical setup {text}"
 
 
-def dump_setup(setup: OpticalSetup) -> str:
-    """Return a setup as TOML that `load_setup` reads back to an equal one; values at their default are left out."""
+def dump_setup(setup: OpticalSetup, head: str = "") -> str:
+    """Return a setup as TOML that `load_setup` reads back to an equal one; values at their default are left out.
+
+    Args:
+        setup: What to write.
+        head: Comment lines to begin with, as `setup_head` returns them.
+    """
     values = setup.model_dump(exclude_defaults=True)
     tables = {name: value for name, value in values.items() if isinstance(value, dict)}
     lines = [_line(name, value) for name, value in values.items() if name not in tables]
     for name, table in tables.items():
         lines += ["", f"[{name}]", *(_line(field, value) for field, value in table.items())]
-    return "\n".join(lines).lstrip("\n") + "\n"
+    return head + "\n".join(lines).lstrip("\n") + "\n"
 
 
 def _parse(data: bytes, what: str) -> OpticalSetup:
@@ -110,7 +135,8 @@ def _said(error: ErrorDetails) -> str:
     """Say what is wrong with a field."""
     if error["type"] == "extra_forbidden":
         tables = (_TABLES[part] for part in reversed(error["loc"][:-1]) if isinstance(part, str) and part in _TABLES)
-        return f"there is no such field; fields: {', '.join(next(tables, OpticalSetup).model_fields)}"
+        fields = next(tables, OpticalSetup).model_fields
+        return f"there is no such field; {did_you_mean(error['loc'][-1], fields)}fields: {', '.join(fields)}"
     if error["type"] == "missing":
         return "this field is missing"
     return error["msg"].removeprefix("Value error, ").replace("Input should", "this must")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.attack import Attack
 from qkdhw_emulators.optics.attacks import ATTACKS
+from qkdhw_emulators.optics.nearest_name import did_you_mean
 from qkdhw_emulators.optics.setup import OpticalSetup
 
 MAX_ATTACKS = 64
@@ -139,12 +139,6 @@ def attack_from(fields: Mapping[str, Any], where: str) -> Attack:
             remedy="give until_s above from_s, or leave it out",
         )
     return attack
-
-
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return the question whether the nearest of the known names was meant, with a space behind it; else nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1) if isinstance(name, str) else []
-    return f"did you mean {near[0]}? " if near else ""
 
 
 def attack_help() -> dict[str, str]:

@@ -87,7 +87,7 @@ def simulate(
         raise ConfigurationError("give a preset or a file", remedy="qkdhw link simulate --list")
     setup = _setup(preset, changes or [])
     if write_preset is not None:
-        _write_preset(write_preset, setup, as_json=as_json)
+        _write_preset(write_preset, setup, preset, as_json=as_json)
         return
     if format_name is not None and format_name not in FORMATS:
         raise ConfigurationError(f"there is no event format {format_name!r}", remedy=f"one of: {', '.join(FORMATS)}")
@@ -155,7 +155,7 @@ def _schedule(attacks: list[str], file: Path | None) -> Schedule:
     if attacks:
         raise ConfigurationError("--attack and --schedule exclude each other", remedy="Put all attacks into the file.")
     try:
-        return Schedule.from_toml(file.read_text("utf-8"))
+        return Schedule.from_toml(file.read_text("utf-8"), str(file))
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{file} is not UTF-8 text", remedy="Write it as TOML.") from error
 
@@ -219,14 +219,14 @@ def _followed(run: LinkRun, name: str) -> Observed:
         return run.run(follow)
 
 
-def _write_preset(path: Path, setup: OpticalSetup, *, as_json: bool) -> None:
-    from qkdhw_emulators.optics.presets import dump_setup
+def _write_preset(path: Path, setup: OpticalSetup, name: str, *, as_json: bool) -> None:
+    from qkdhw_emulators.optics.presets import dump_setup, setup_head
 
     if path.suffix != ".toml":
         raise ConfigurationError(f"--write-preset {path} is no *.toml", remedy="A preset is read by that name only.")
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(dump_setup(setup))
+            file.write(dump_setup(setup, setup_head(name)))
     except FileExistsError as error:
         raise ConfigurationError(f"{path} is there already", remedy="Give --write-preset another name.") from error
     if as_json:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.expected import expected_gain_and_qber
-from qkdhw_emulators.optics.presets import MAX_FILE_BYTES, dump_setup, load_setup, preset_names
+from qkdhw_emulators.optics.presets import MAX_FILE_BYTES, dump_setup, load_setup, preset_names, setup_head
 from qkdhw_emulators.optics.setup import (
     Afterpulse,
     AfterpulsePowerLaw,
@@ -77,6 +77,10 @@ def test_a_preset_says_what_it_is_and_survives_a_copy(name: str, tmp_path: Path)
     assert setup.citations
     assert load_text(dump_setup(setup), tmp_path) == setup
     assert tomllib.loads(dump_setup(setup))["title"] == setup.title
+    with_head = dump_setup(setup, setup_head(name))
+    assert with_head.startswith("# ")
+    assert load_text(with_head, tmp_path) == setup
+    assert setup_head(tmp_path / "link.toml") == setup_head(name)
 
 
 @pytest.mark.parametrize("name", sorted(WANTED))
@@ -158,14 +162,14 @@ def test_a_minimal_file_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (MINIMAL.replace("[source]", "[source]\nmean_photons = 0.5"), "source.mean_photons: there is no such field; fields: kind"),
-        (MINIMAL.replace("{}, {}", "{ efficency = 1 }, {}", 1), "receiver.detectors.0.efficency: there is no such field; fields: efficiency"),
+        (MINIMAL.replace("[source]", "[source]\nmean_photons = 0.5"), "source.mean_photons: there is no such field; did you mean mean_pairs? fields: kind"),
+        (MINIMAL.replace("{}, {}", "{ efficency = 1 }, {}", 1), "receiver.detectors.0.efficency: there is no such field; did you mean efficiency? fields: efficiency"),
         (MINIMAL.replace("0.5", '"many"'), "source.intensities.0.mean_photon_number: this must be a valid number"),
         (MINIMAL.replace("0.5", "11"), "source.intensities.0.mean_photon_number: this must be less than or equal to 10"),
         (MINIMAL.replace("0.5", "nan"), "source.intensities.0.mean_photon_number: this must be a finite number"),
         (MINIMAL.replace("probability = 1.0", "probability = 0.9"), "source: intensities: the probabilities must sum to 1"),
         (MINIMAL.partition("[receiver]")[0], "receiver: this field is missing"),
-        (MINIMAL + "[chanel]\n", "chanel: there is no such field; fields: title"),
+        (MINIMAL + "[chanel]\n", "chanel: there is no such field; did you mean channel? fields: title"),
         ("[source", "is not TOML"),
         ("a = " + "[" * 5000, "is not TOML"),
     ],
@@ -195,6 +199,12 @@ def test_an_unknown_preset_is_answered_with_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_setup(name)
     assert "toshiba-t12-2013" in caught.value.remedy
+
+
+def test_a_preset_that_is_nearly_right_is_asked_for() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_setup("toshiba-t12")
+    assert caught.value.remedy.startswith("did you mean toshiba-t12-2013? ")
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "optical-presets.md"
