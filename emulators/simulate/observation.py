@@ -50,8 +50,8 @@ class EndCounts:
         early = int(np.searchsorted(events.ticks, self._first_tick))
         if early:
             self.before += early
-            ticks, channel = events.ticks[early:], events.channel[early:]
-            events = DetectedEvents(ticks, channel, events.cause[early:], events.arrival[early:], events.end_ticks)
+            ticks, channels = events.ticks[early:], events.channel[early:]
+            events = DetectedEvents(ticks, channels, events.cause[early:], events.arrival[early:], events.end_ticks)
         self.clicks += np.bincount(events.channel, minlength=len(self.clicks))
         for channel, last in enumerate(self._last):
             own = np.concatenate((last, events.ticks[events.channel == channel]))
@@ -102,8 +102,9 @@ class PulseCounts:
             clicks counts in both.
         detections: int64 (intensities, 3, 3): intensity, basis sent, basis found; pulses with any click.
         half_errors: int64, the same shape: 2 for a wrong bit, 1 for both bits.
+        matched: int64 (n_detectors,), clicks that belong to a pulse.
         phases: int64 (n_detectors, bins), time of clicks in the period, about the pulse's arrival.
-        lags: int64 (LAG_PULSES + 1,), pairs of clicks of different detectors, by distance in pulses.
+        lags: int64 (LAG_PULSES + 1,), pairs of those clicks of different detectors, by distance in pulses.
         timeline: Sifted detections and half errors over time: key, key, test, test.
     """
 
@@ -112,6 +113,7 @@ class PulseCounts:
         self.clicks = np.zeros((n, 3, 2, 3, 2), np.int64)
         self.detections = np.zeros((n, 3, 3), np.int64)
         self.half_errors = np.zeros((n, 3, 3), np.int64)
+        self.matched = np.zeros(len(setup.receiver.detectors), np.int64)
         self.phases = np.zeros((len(setup.receiver.detectors), PHASE_BINS), np.int64)
         self.lags = np.zeros(LAG_PULSES + 1, np.int64)
         self.timeline = Timeline(4)
@@ -129,6 +131,7 @@ class PulseCounts:
         inside = matched.pulse >= 0
         pulse, bit = matched.pulse[inside], matched.bit[inside].astype(np.int64)
         basis = np.where(matched.basis == SWITCHED, switched, matched.basis)[inside].astype(np.int64)
+        self.matched += np.bincount(matched.channel[inside], minlength=len(self.matched))
         sent = choice[inside].astype(np.int64)
         found = (sent * 3 + basis) * 2 + bit
         self.clicks += np.bincount(found, minlength=self.clicks.size).reshape(self.clicks.shape)

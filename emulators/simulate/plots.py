@@ -12,7 +12,8 @@ from qkdhw.errors import ConfigurationError, EventError
 from qkdhw_emulators.optics.closed_forms import measured_rate_hz
 from qkdhw_emulators.optics.setup import PS_PER_S, OpticalSetup
 from qkdhw_emulators.optics.simulation import LinkSimulation
-from qkdhw_emulators.simulate.observation import INTERVAL_EDGES_PS, LAG_BINS, LAG_PULSES, PHASE_BINS
+from qkdhw_emulators.simulate.curves import delay_correlation, detector_correlation, qber_over_time
+from qkdhw_emulators.simulate.observation import INTERVAL_EDGES_PS, LAG_BINS, PHASE_BINS
 from qkdhw_emulators.simulate.report import Report
 from qkdhw_emulators.simulate.run import Observed, RunOptions
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 SWEEP_LOSSES_DB = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 40.0)
 SWEEP_EVENTS = 20_000
 SWEEP_CELLS = 100
-QBER_POINTS = 64
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#eeca3b", "#9d755d")
 
 
@@ -130,50 +130,43 @@ def _gate(axes: Axes, setup: OpticalSetup, observed: Observed) -> None:
 
 def _g2(axes: Axes, observed: Observed) -> None:
     if observed.pairs is not None:
-        delays = observed.pairs.delays
-        half_ns = 10 * observed.pairs.window_ps / 1e3
-        level = np.r_[delays[: LAG_BINS // 4], delays[-LAG_BINS // 4 :]].mean()
-        axes.stairs(delays / (level or 1), np.linspace(-half_ns, half_ns, LAG_BINS + 1), color=COLOURS[0])
+        delays = observed.pairs.delays.astype(np.float64)
+        level = float(np.r_[delays[: LAG_BINS // 4], delays[-LAG_BINS // 4 :]].mean())
+        curve = delay_correlation(delays, level, 10 * observed.pairs.window_ps / 1e3)
         axes.set_xlabel("Bob's time less Alice's (ns)")
-        axes.set_ylabel("g² between the ends" if level else "coincidences")
+        axes.set_ylabel("g² between the ends")
         axes.set_title("Correlation of the ends")
     elif observed.prepared is not None:
-        rates = observed.bob.clicks / max(observed.pulses, 1)
-        unlike = (rates.sum() ** 2 - (rates**2).sum()) * observed.pulses
-        by_chance = unlike * np.r_[0.5, np.ones(LAG_PULSES)]  # a lag of 0 has each pair once
-        g2 = np.divide(observed.prepared.lags, by_chance, where=by_chance > 0, out=np.zeros(LAG_PULSES + 1))
-        error = np.divide(g2, np.sqrt(np.maximum(observed.prepared.lags, 1)))
-        axes.errorbar(np.arange(LAG_PULSES + 1), g2, error, fmt="o", color=COLOURS[0])
+        curve = detector_correlation(observed.prepared, observed.pulses)
         axes.axhline(1.0, color="#888", linestyle="--")
-        axes.set_ylim(bottom=0)
         axes.set_xlabel("distance (pulses)")
         axes.set_ylabel("g² between different detectors")
         axes.set_title("Correlation of the receiver's detectors")
+    else:
+        return
+    axes.errorbar(curve.x, curve.y, curve.bars, fmt=".", elinewidth=0.8, color=COLOURS[0])
+    axes.set_ylim(bottom=0)
+    if not len(curve.x):
+        _note(axes, "too few pairs of clicks: let it run longer")
 
 
 def _qber(axes: Axes, observed: Observed) -> None:
     counted = observed.prepared or observed.pairs
     if counted is None:
         return
-    halves = 2 if observed.prepared is not None else 1
-    cells = counted.timeline.cells
-    sums = counted.timeline.sums
-    joined = max(1, -(-len(sums) // QBER_POINTS))
-    sums = np.add.reduceat(sums, np.arange(0, len(sums), joined))
-    middle_s = (np.arange(len(sums)) + 0.5) * cells * joined * observed.cell_s
+    weight = 2.0 if observed.prepared is not None else 1.0
     for first, basis in ((0, "key"), (2, "test")):
-        sifted, errors = sums[:, first], sums[:, first + 1] / halves
-        some = sifted > 0
-        qber = errors[some] / sifted[some]
-        error = np.sqrt(np.maximum(qber * (1 - qber), 0) / sifted[some])
-        axes.errorbar(
-            middle_s[some], 100 * qber, 100 * error, fmt=".", color=COLOURS[first // 2], label=f"{basis} basis"
-        )
+        curve = qber_over_time(counted.timeline, first, weight=weight, cell_s=observed.cell_s)
+        if len(curve.x):
+            bars = 100 * curve.bars
+            axes.errorbar(curve.x, 100 * curve.y, bars, fmt=".", color=COLOURS[first // 2], label=f"{basis} basis")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("time (s)")
     axes.set_ylabel("QBER (%)")
     axes.set_title("QBER over time")
     _legend(axes)
+    if not axes.get_legend_handles_labels()[0]:
+        _note(axes, "no sifted detections")
 
 
 def _saturation(axes: Axes, options: RunOptions) -> None:
@@ -215,3 +208,7 @@ def _offered_and_counted(options: RunOptions, loss_db: float) -> tuple[Any, Any]
 def _legend(axes: Axes) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
+
+
+def _note(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, horizontalalignment="center")

@@ -13,6 +13,7 @@ from qkdhw_emulators.optics.attacks import MONITORS
 from qkdhw_emulators.optics.expected import ExpectedCounts, expected_counts, expected_gain_and_qber
 from qkdhw_emulators.optics.link_tables import build_tables
 from qkdhw_emulators.optics.setup import BASES, OpticalSetup
+from qkdhw_emulators.simulate.curves import wilson
 from qkdhw_emulators.simulate.matching import PulseMatcher
 from qkdhw_emulators.simulate.observation import EndCounts, PairCounts, PulseCounts
 from qkdhw_emulators.simulate.run import Observed, RunOptions
@@ -89,8 +90,8 @@ def _ratio(some: float, of: float) -> tuple[float | None, float | None]:
     """Return a share and its standard error."""
     if not of:
         return None, None
-    share = some / of
-    return share, math.sqrt(share * max(0.0, 1 - share) / of)
+    low, high = wilson(np.array(float(some)), np.array(float(of)))
+    return some / of, float(high - low) / 2
 
 
 def _attack(attack: Attack, observed: Observed) -> dict[str, Any]:

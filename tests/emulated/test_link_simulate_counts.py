@@ -9,8 +9,11 @@ from typer.testing import CliRunner
 from qkdhw.cli import app
 from qkdhw.formats import open_events
 from qkdhw_emulators.optics.presets import load_setup
+from qkdhw_emulators.optics.schedule import Schedule
 from qkdhw_emulators.simulate import run
 from qkdhw_emulators.simulate.changes import changed_setup
+from qkdhw_emulators.simulate.curves import delay_correlation, detector_correlation, qber_over_time, wilson
+from qkdhw_emulators.simulate.observation import Timeline
 from qkdhw_emulators.simulate.run import LinkRun, RunOptions
 
 PULSED = "lim-2014"
@@ -125,3 +128,42 @@ def test_pulsed_pairs_have_no_accidentals_of_a_steady_pump(tmp_path):
 def test_writing_a_preset_says_so(tmp_path):
     assert simulate(PULSED, "--write-preset", tmp_path / "a.toml") == f"wrote {tmp_path / 'a.toml'}\n"
     assert simulate_json(PULSED, "--write-preset", tmp_path / "b.toml") == {"written": str(tmp_path / "b.toml")}
+
+
+def test_clicks_outside_of_all_windows_are_no_part_of_correlations():
+    """An interferometer's side bins are many clicks and of no pulse."""
+    observed = observed_of("geneva-2018", "channel.length_km=0", duration_s=0.1)
+    assert observed.prepared.matched.sum() < 0.95 * observed.bob.clicks.sum()
+    curve = detector_correlation(observed.prepared, observed.pulses)
+    assert curve.x.tolist() == list(range(21))
+    far = curve.y[10:].mean()
+    assert far == pytest.approx(1, abs=0.1)
+
+
+def test_correlations_have_no_points_without_data():
+    observed = observed_of(PULSED, duration_s=0.001, schedule=Schedule.from_arguments(["fibre-cut"]))
+    assert len(detector_correlation(observed.prepared, observed.pulses).x) == 0
+    assert len(delay_correlation(np.zeros(201), 0.0, 1.0).x) == 0
+    curve = delay_correlation(np.array([0.0, 4.0, 100.0]), 10.0, 3.0)
+    assert curve.x.tolist() == [-2, 0, 2]
+    assert curve.low[0] == 0 < curve.high[0]
+    assert curve.high[1] - curve.y[1] > curve.y[1] - curve.low[1]
+
+
+def test_bars_of_error_rates_hold_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(1)
+    for share, of in ((0.02, 100), (0.3, 50), (0.005, 100)):
+        low, high = wilson(rng.binomial(of, share, 20_000).astype(float), np.full(20_000, float(of)))
+        assert 0.55 < ((low <= share) & (share <= high)).mean() < 0.95
+    assert wilson(np.zeros(1), np.full(1, 10.0))[1] > 0
+
+
+def test_error_rates_over_time_are_of_slices_with_enough_in_them():
+    line = Timeline(4)
+    for _ in range(100):
+        line.add(40, 2, 0, 0)
+    key = qber_over_time(line, 0, weight=2, cell_s=0.1)
+    assert key.x.tolist() == pytest.approx(np.arange(0.5, 10))
+    assert np.all(key.y == 0.025)
+    assert np.all(key.bars > 0)
+    assert len(qber_over_time(line, 2, weight=2, cell_s=0.1).x) == 0
