@@ -26,13 +26,23 @@ CHI_SQUARE_4 = 33.4  # 1 in a million is above it with four degrees of freedom
 
 
 @pytest.fixture(scope="module")
-def align():
+def script():
     spec = importlib.util.spec_from_file_location("align", EXAMPLE / "align.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["align"] = module
     spec.loader.exec_module(module)
-    yield module.align
+    yield module
     del sys.modules["align"]
+
+
+@pytest.fixture
+def align(script):
+    return script.align
+
+
+def run_script(*arguments):
+    command = [sys.executable, str(EXAMPLE / "align.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
 
 
 def example_file(folder, *changes):
@@ -313,16 +323,32 @@ def test_the_script_and_the_served_bench_are_two_processes(tmp_path):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as served:
         try:
             assert served.stdout.readline().startswith("{")
-            done = subprocess.run(
-                [sys.executable, str(EXAMPLE / "align.py"), str(file)],
-                capture_output=True, text=True, check=False, timeout=100,
-            )  # fmt: skip
+            done, missed = (run_script(str(file), *options) for options in ([], ["--limit", "0"]))
         finally:
             served.terminate()
     assert done.returncode == 0, done.stderr
     rates = [float(text) for text in re.findall(r"([0-9.]+)% in the", done.stdout)]
     assert len(rates) == 2
     assert max(rates) < 1.0
+    assert missed.returncode == 1
+    assert missed.stdout.startswith("16 settings; ")
+    assert missed.stderr.startswith("not aligned: after 16 settings an error rate is not below 0.00%")
+
+
+def test_the_script_says_which_bench_file_is_not_there(tmp_path):
+    done = run_script(str(tmp_path / "none.toml"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert str(tmp_path / "none.toml") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_script_switches_the_light_off_when_it_fails(tmp_path, script):
+    file = example_file(tmp_path, (WITH_CONTROLLER, WITHOUT_CONTROLLER))
+    with serve_bench(file, World(seed=1, clock=VirtualClock(pace=None))) as served, served.open() as bench:
+        del bench.units["plate"]
+        with pytest.raises(KeyError, match="plate"):
+            script.align_with_light(bench, 0.01)
+        assert not bench.units["laser"].read_output_enabled()
 
 
 def test_a_motor_attenuator_and_squeezers_are_coupled_too(tmp_path):

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkdhw.bench import Bench, open_bench
+from qkdhw.errors import QkdhwError
 from qkdhw.model import Basis
 
 Array = NDArray[np.float64]
@@ -176,23 +177,41 @@ def best_angles(p: Array) -> Array:
     return at
 
 
+def align_with_light(bench: Bench, limit: float) -> Aligned:
+    """Switch light and detectors on, align, and switch the light off, whatever happens."""
+    laser = bench.units["laser"]
+    bench.units["detectors"].enable_detectors()
+    bench.units["attenuator"].configure({"shutter_open": True})
+    try:
+        laser.enable_output()
+        bench.units["plate"].home()
+        return align(bench, limit=limit)
+    finally:
+        laser.disable_output()
+
+
 def main() -> int:
-    """Switch light and detectors on, align, and say how it went."""
+    """Align the bench of the command line, and say how it went; 1 if it is not aligned."""
     parser = argparse.ArgumentParser(description="Align the polarisation of a bench.")
     parser.add_argument("bench", help="bench file")
     parser.add_argument("--limit", type=float, default=0.01, help="largest error rate (default 0.01)")
     options = parser.parse_args()
-    with open_bench(options.bench) as bench:
-        bench.units["detectors"].enable_detectors()
-        bench.units["attenuator"].configure({"shutter_open": True})
-        bench.units["laser"].enable_output()
-        bench.units["plate"].home()
-        aligned = align(bench, limit=options.limit)
-        bench.units["laser"].disable_output()
+    try:
+        with open_bench(options.bench) as bench:
+            aligned = align_with_light(bench, options.limit)
+    except QkdhwError as error:
+        sys.stderr.write(f"{error}\n{error.remedy}\n")
+        return 1
     paddles = ", ".join(f"{angle:.1f}" for angle in aligned.angles_deg)
     rates = f"{aligned.qber_key:.2%} in the key basis, {aligned.qber_test:.2%} in the test basis"
     sys.stdout.write(f"{aligned.steps} settings; paddles at {paddles} degrees; error rate {rates}\n")
-    return 0 if max(aligned.qber_key, aligned.qber_test) < options.limit else 1
+    if max(aligned.qber_key, aligned.qber_test) < options.limit:
+        return 0
+    sys.stderr.write(f"not aligned: after {aligned.steps} settings an error rate is not below {options.limit:.2%}\n")
+    sys.stderr.write(
+        "check that the light passes the controller and that every detector counts, or give a higher --limit\n"
+    )
+    return 1
 
 
 if __name__ == "__main__":
