@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 USUAL_EVENTS = 1_000_000
 USUAL_DURATION_S = 60.0
 LONGEST_S = 1e9
+FIRST_ESTIMATE_S = 10.0  # the next ones each after twice the time
 INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 
 
@@ -202,19 +204,25 @@ def _interruptible(run: LinkRun, out: Path | None) -> Iterator[None]:
 
 
 def _followed(run: LinkRun, name: str) -> Observed:
-    """Run it with a bar for a person who looks on."""
+    """Run it with a bar for a person who looks on; else a long run says now and then how long it may be."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+    began_s, estimate_s = time.monotonic(), FIRST_ESTIMATE_S
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(name, total=1.0)
 
         def follow(cells: int, events: int) -> None:
+            nonlocal estimate_s
             shares = [cells / run.cells_wanted]
             shares += [events / run.options.events] if run.options.events else []
-            spent_s = progress.tasks[0].elapsed or 0.0
+            spent_s = time.monotonic() - began_s
             rate_hz = events / spent_s if spent_s else 0.0
             described = f"{name}: {cells * run.cell_s:,.3g} s of the link, {events:,} events, {rate_hz:,.0f} /s"
             progress.update(task, completed=max(shares), description=described)
+            if not console.is_terminal and spent_s >= estimate_s:
+                estimate_s = 2 * spent_s
+                left_s = spent_s * (1 / max(shares) - 1)
+                sys.stderr.write(f"{described}; {max(shares):.2%} in {spent_s:.0f} s, about {left_s:,.0f} s to go\n")
 
         return run.run(follow)
 

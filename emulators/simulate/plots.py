@@ -161,6 +161,7 @@ def _qber(axes: Axes, observed: Observed) -> None:
             bars = 100 * curve.bars
             axes.errorbar(curve.x, 100 * curve.y, bars, fmt=".", color=COLOURS[first // 2], label=f"{basis} basis")
     axes.set_ylim(bottom=0)
+    axes.set_xlim(0, observed.duration_s)
     axes.set_xlabel("time (s)")
     axes.set_ylabel("QBER (%)")
     axes.set_title("QBER over time")

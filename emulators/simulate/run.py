@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.detection import OSCILLATOR_STREAM, DetectedEvents
+from qkdhw_emulators.optics.expected import expected_counts
 from qkdhw_emulators.optics.light_stage import Arrivals, Purpose, stream
 from qkdhw_emulators.optics.receiver_oscillator import ReceiverOscillator
 from qkdhw_emulators.optics.schedule import Schedule
@@ -28,6 +30,7 @@ Record = Literal["auto", "detected", "full", "none"]
 
 SMALL_PULSES = 10_000_000
 CHUNK_PULSES = 1 << 20
+RECORD_BYTES = 2  # of a pulse in a record of all
 LONGEST_WAIT_S = 3600.0  # for a number of events
 RECORD_COLUMNS: dict[str, type[np.generic]] = {
     "pulse": np.int64,
@@ -251,6 +254,14 @@ class LinkRun:
             self._monitors[name] = min(low, value), max(high, value)
         return len(bob.channel)
 
+    def _likely_pulses(self) -> float:
+        """Return about how many pulses it will send, if nothing attacks."""
+        pulses = float(self.cells_wanted * self.simulation.cell_pulses)
+        if self.options.events is None:
+            return pulses
+        a_pulse = float(expected_counts(self.options.setup, 1).detector_clicks.sum())
+        return min(pulses, self.options.events / a_pulse) if a_pulse else pulses
+
     def _open_files(self, folder: Path, stack: ExitStack) -> None:
         options = self.options
         ends = {"bob": self._bob} | ({"alice": self._alice} if self._alice else {})
@@ -266,12 +277,24 @@ class LinkRun:
         full = options.record == "full" or (
             options.record == "auto" and self.cells_wanted * self.simulation.cell_pulses <= SMALL_PULSES
         )
+        if full:
+            _check_room(folder, self._likely_pulses())
         table = None
         if options.record != "none":
             facts = {"content": "sender", "version": "1", "pulses": "all" if full else "detected"}
             facts["period_ps"] = str(options.setup.source.period_ps)
             table = stack.enter_context(TableSink(folder / "alice.record.parquet", RECORD_COLUMNS, facts))
         self._record = _SenderRecord(self.simulation, table, full=full)
+
+
+def _check_room(folder: Path, pulses: float) -> None:
+    """Refuse a record of so many pulses that the disk has no room for it."""
+    needed, free = pulses * RECORD_BYTES, shutil.disk_usage(folder).free
+    if needed > free:
+        raise ConfigurationError(
+            f"a record of all {pulses:.3g} pulses needs {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} are free",
+            remedy="--record detected keeps what sifting needs; or run less.",
+        )
 
 
 def _first_tick(tagger: Tagger, cell_ps: int, seed: int, purpose: Purpose) -> int:

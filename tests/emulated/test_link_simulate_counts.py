@@ -1,16 +1,18 @@
 """What `qkdhw link simulate` counts of a run, and how it says it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from qkdhw.cli import app
+from qkdhw.errors import ConfigurationError
 from qkdhw.formats import open_events
 from qkdhw_emulators.optics.presets import load_setup
 from qkdhw_emulators.optics.schedule import Schedule
-from qkdhw_emulators.simulate import run
+from qkdhw_emulators.simulate import command, run
 from qkdhw_emulators.simulate.changes import changed_setup
 from qkdhw_emulators.simulate.curves import delay_correlation, detector_correlation, qber_over_time, wilson
 from qkdhw_emulators.simulate.observation import Timeline
@@ -167,3 +169,19 @@ def test_error_rates_over_time_are_of_slices_with_enough_in_them():
     assert np.all(key.y == 0.025)
     assert np.all(key.bars > 0)
     assert len(qber_over_time(line, 2, weight=2, cell_s=0.1).x) == 0
+
+
+@pytest.mark.parametrize("end", [["--duration", 1e9], ["--events", 10**15, "--duration", 1e9], ["--events", 10**12]])
+def test_a_record_that_no_disk_holds_is_refused(tmp_path, end):
+    asked = ["link", "simulate", PULSED, "--record", "full", "--out", tmp_path / "run", *end]
+    done = CliRunner().invoke(app, [*map(str, asked)])
+    assert isinstance(done.exception, ConfigurationError)
+    assert "--record detected" in (done.exception.remedy or "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_run_that_nobody_looks_at_says_how_long_it_may_be(monkeypatch):
+    monkeypatch.setattr(command, "FIRST_ESTIMATE_S", 0.0)
+    done = CliRunner().invoke(app, ["link", "simulate", PULSED, "--duration", "0.3", "--json"])
+    assert re.search(r"lim-2014: .* events, .*; \d+\.\d\d% in \d+ s, about \d+ s to go\n", done.stderr)
+    assert json.loads(done.stdout)["link"] == PULSED
