@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 import time
@@ -79,6 +80,11 @@ class Conditions(UserDict[str, float]):
     def declare(self, conditions: Mapping[str, float]) -> None:
         """Have further ones, but those that are there stay as they are."""
         self.data = {**conditions, **self.data}
+
+
+def serial_number(seed: int) -> str:
+    """Return a serial number that differs from seed to seed and does not tell the seed: all choices follow from it."""
+    return f"EMU{int.from_bytes(hashlib.sha256(f'serial number {seed}'.encode()).digest()[:8]) % 10**6:06d}"
 
 
 class World:

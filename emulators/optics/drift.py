@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from qkdhw_emulators.optics.setup import OpticalSetup
 
 Rotation = NDArray[np.float64]
+STEP = 0.02  # of a correlation time: rotations of a step are small
+MOST_CORRELATION_TIMES = 10.0  # nothing is left of where a state was
 
 
 class Drift:
@@ -40,12 +42,15 @@ class Drift:
         """Go on by a cell."""
         if self.stands_still:
             return
-        if self._whole_sphere:
-            # E[cos] of a small rotation about a Gaussian axis of variance v per component is 1 - v
-            axis = self._rng.standard_normal(3) * math.sqrt(self._share)
-        else:
-            axis = np.array([0.0, 0.0, self._rng.standard_normal() * math.sqrt(2 * self._share)])
-        self.rotation = rotation_about(axis) @ self.rotation
+        steps = math.ceil(min(self._share, MOST_CORRELATION_TIMES) / STEP)
+        share = min(self._share, MOST_CORRELATION_TIMES) / steps
+        for _ in range(steps):
+            if self._whole_sphere:
+                # E[cos] of a small rotation about a Gaussian axis of variance v per component is 1 - v
+                axis = self._rng.standard_normal(3) * math.sqrt(share)
+            else:
+                axis = np.array([0.0, 0.0, self._rng.standard_normal() * math.sqrt(2 * share)])
+            self.rotation = rotation_about(axis) @ self.rotation
 
 
 def rotation_about(axis: NDArray[np.float64]) -> Rotation:

@@ -213,7 +213,7 @@ class Detector(Part):
     dead_time_ns: float = Field(default=0.0, ge=0, le=1e9)
     dead_time_kind: Literal["non-paralysable", "paralysable"] = "non-paralysable"
     recovery_ns: float = Field(default=0.0, ge=0, le=1e9)
-    afterpulses: tuple[Afterpulse, ...] = ()
+    afterpulses: tuple[Afterpulse, ...] = Field(default=(), max_length=8)
     afterpulse_power_law: AfterpulsePowerLaw | None = None
     jitter_ps: float = Field(default=0.0, ge=0, le=1e6)
     jitter_tail_weight: Fraction01 = 0.0
@@ -317,7 +317,7 @@ class Tagger(Part):
     tick_fs: int = Field(default=1000, ge=1, le=10_000_000)
     noise_ps: float = Field(default=0.0, ge=0, le=1e5)
     non_linearity: float = Field(default=0.0, ge=0, le=0.9)
-    skew_ps: tuple[float, ...] = ()
+    skew_ps: tuple[Annotated[float, Field(ge=-1e9, le=1e9)], ...] = Field(default=(), max_length=8)
     clock_offset_s: float | None = Field(default=None, ge=0, le=60)
     clock_ppm: float = Field(default=0.0, ge=-1000, le=1000)
     clock_drift_ppm_per_s: float = Field(default=0.0, ge=-1, le=1)

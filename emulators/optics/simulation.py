@@ -136,6 +136,7 @@ class LinkSimulation:
         self.setup = setup
         self._seed, self._run, self._threads = seed, run, threads
         self._schedule = schedule or Schedule(())
+        self._schedule.check(setup)
         self._set_cell(cell_pulses)
         self._drift = Drift(setup, self.cell_s, stream(seed, run, Purpose.DRIFT))
         self._bob = self._detection(setup.receiver, setup.tagger, Purpose.BOB_DETECTION)

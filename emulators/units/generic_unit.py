@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from qkdhw_emulators.faults import Fault, FaultSwitches, spoil_reply
 from qkdhw_emulators.optics.link_run import LinkRun
-from qkdhw_emulators.world import World
+from qkdhw_emulators.world import World, serial_number
 
 MAX_LINE_BYTES = 256
 _INTEGER = re.compile(r"[0-9]{1,19}")
@@ -165,7 +165,7 @@ class GenericUnit:
         if Fault.WRONG_IDENTITY in self.faults:
             return ok("ACME,TOASTER,1,1.0,TOAST/1")
         firmware = "99.99" if Fault.WRONG_FIRMWARE in self.faults else "1.0"
-        return ok(f"qkdhw,{self.model},EMU{self._link.seed % 10**6:06d},{firmware},{self.protocol}")
+        return ok(f"qkdhw,{self.model},{serial_number(self._link.seed)},{firmware},{self.protocol}")
 
     def _configure(self, arguments: list[str]) -> bytes:
         self._expect_state(State.IDLE)

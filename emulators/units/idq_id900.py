@@ -28,7 +28,7 @@ from qkdhw_emulators.units.idq_data_link import (
     Recorder,
 )
 from qkdhw_emulators.units.scpi_unit import pattern_of
-from qkdhw_emulators.world import World
+from qkdhw_emulators.world import World, serial_number
 
 THRESHOLD_STEP_V = 0.001952
 SCPI_PORT, DATA_LINK_PORT, STREAM_PORT = 5555, 6060, 4241
@@ -320,7 +320,7 @@ class EmulatedIdqId900:
         if Fault.WRONG_IDENTITY in self.faults:
             return "ACME,TOASTER,1,1.0"
         firmware = "99.99" if Fault.WRONG_FIRMWARE in self.faults else "2.10.0"
-        return f"ID Quantique,ID900,EMU{self.world.seed % 10**6:06d},{firmware}"
+        return f"ID Quantique,ID900,{serial_number(self.world.seed)},{firmware}"
 
     def _of(self, table: Any, key: Any) -> Any:
         """Return what a block has; the command is not known if there is no such block."""

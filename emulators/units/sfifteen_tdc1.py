@@ -23,7 +23,7 @@ from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import LinkParameters
 from qkdhw_emulators.optics.periodic_signal import PeriodicSignal
 from qkdhw_emulators.sent_events import SentEvents
-from qkdhw_emulators.world import World
+from qkdhw_emulators.world import World, serial_number
 
 MAX_COMMAND_BYTES = 128
 TICKS_PER_MS = 10**9 // TICK_PS
@@ -133,7 +133,7 @@ class EmulatedSFifteenTdc1:
         self._link: LinkRun | BenchInputs = (
             inputs or light or LinkRun(LinkParameters(), seed=self.world.seed, transmitter=False)
         )
-        self._serial_number = f"EMU{self._link.seed % 10**6:06d}"
+        self._serial_number = serial_number(self._link.seed)
         self._rng = np.random.default_rng([self._link.seed, 0x544443])
         self.sent_events = SentEvents(Fraction(TICK_PS))
         self._command = bytearray()

@@ -10,7 +10,7 @@ from qkdhw.errors import ConfigurationError, TransportError, UnitError
 from qkdhw.model import Basis
 from qkdhw_emulators.in_process import make_unit
 from qkdhw_emulators.serve import serve_link, serve_unit
-from qkdhw_emulators.world import World
+from qkdhw_emulators.world import World, serial_number
 
 pytestmark = pytest.mark.skipif(
     not entry_points(group="qkdhw.drivers"), reason="the package is on the path but not installed"
@@ -56,7 +56,7 @@ def test_a_bench_opens_checks_and_configures(tmp_path):
     with serve_link(seed=1) as served:
         text = two_units(
             served,
-            tx='serial_number = "EMU000001"\nsettings = { pulse_rate_hz = 30_000_000 }',
+            tx=f'serial_number = "{serial_number(1)}"\nsettings = {{ pulse_rate_hz = 30_000_000 }}',
             rx='model = "TDC1"\nsettings = { threshold_v = 1.0 }',
         )
         with open_bench(written(tmp_path, text)) as bench:

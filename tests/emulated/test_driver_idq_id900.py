@@ -23,7 +23,7 @@ from qkdhw.model import EventKind
 from qkdhw_emulators.faults import Fault
 from qkdhw_emulators.serve import serve_unit
 from qkdhw_emulators.units.idq_id900 import EmulatedIdqId900
-from qkdhw_emulators.world import VirtualClock, World
+from qkdhw_emulators.world import VirtualClock, World, serial_number
 
 TIMEOUT_S = 0.5
 GAP_PS = 400_000
@@ -67,7 +67,7 @@ def test_contracts():
         assert isinstance(unit, interfaces.TimeTagger)
         assert isinstance(unit, interfaces.Counter)
         assert not isinstance(unit, interfaces.ClockReference)
-        assert unit.identify().serial_number == "EMU000007"
+        assert unit.identify().serial_number == serial_number(7)
 
 
 def test_settings_come_back_as_the_unit_takes_them():

@@ -17,6 +17,7 @@ from qkdhw_emulators.faults import Fault
 from qkdhw_emulators.serve import serve_link, serve_unit
 from qkdhw_emulators.units.generic_tx import EmulatedGenericTx
 from qkdhw_emulators.units.sfifteen_tdc1 import EmulatedSFifteenTdc1
+from qkdhw_emulators.world import serial_number
 
 TIMEOUT_S = 10.0
 
@@ -202,7 +203,7 @@ def test_command_says_where_and_ends_cleanly(how, tmp_path):
         assert str(path.readlink()).startswith("/dev/")
         with connect(where["transmitter"]) as tx:
             tx.sendall(b"IDN?\n")
-            assert b"EMU000007" in line(tx)
+            assert serial_number(7).encode() in line(tx)
         if how == "stdin":
             process.stdin.close()
         else:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qkdhw.errors import ConfigurationError
+from qkdhw_emulators.optics.drift import Drift
 from qkdhw_emulators.optics.presets import load_setup
 from qkdhw_emulators.optics.schedule import Schedule
 from qkdhw_emulators.optics.setup import Channel, Detector, Intensity, OpticalSetup, Receiver, Source, Tagger
@@ -151,3 +152,25 @@ def test_a_copy_with_values_out_of_range_is_refused(change):
 def test_arguments_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigurationError):
         LinkSimulation(bright_setup(), **wrong)
+
+
+@pytest.mark.parametrize("correlation_s", [1e-300, 0.01, 0.5])
+def test_a_channel_that_drifts_loses_where_states_were(correlation_s):
+    setup = bright_setup()
+    setup = setup.model_copy(
+        update={"channel": setup.channel.model_copy(update={"drift_correlation_s": correlation_s})}
+    )
+    cosines = []
+    for seed in range(3000):
+        drift = Drift(setup, 0.005, np.random.SeedSequence(seed))
+        for _ in range(2):
+            drift.advance()
+        cosines.append(drift.rotation[2, 2])
+    expected = np.exp(-min(0.01 / correlation_s, 20))
+    assert abs(np.mean(cosines) - expected) < 5 * np.std(cosines) / np.sqrt(3000) + 0.001
+
+
+def test_an_attack_that_does_not_fit_is_refused_before_the_run():
+    schedule = Schedule.from_arguments(["fibre-splice:added_km=-500,from_s=6"])
+    with pytest.raises(ConfigurationError, match="added_km"):
+        LinkSimulation(bright_setup(), seed=1, threads=2, schedule=schedule)

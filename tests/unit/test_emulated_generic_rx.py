@@ -12,7 +12,7 @@ from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import LinkParameters
 from qkdhw_emulators.units.event_log import EventLog, Kind
 from qkdhw_emulators.units.generic_rx import EmulatedGenericRx
-from qkdhw_emulators.world import World
+from qkdhw_emulators.world import World, serial_number
 
 LIT = LinkParameters(loss_db=10.0)
 
@@ -60,7 +60,7 @@ def status(unit):
 
 
 def test_identity():
-    assert ask(EmulatedGenericRx(World(seed=7)), "IDN?") == "OK qkdhw,GRX-EMU,EMU000007,1.0,GRX/1"
+    assert ask(EmulatedGenericRx(World(seed=7)), "IDN?") == f"OK qkdhw,GRX-EMU,{serial_number(7)},1.0,GRX/1"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from qkdhw_emulators.optics.link_model import CHUNK_PULSES
 from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import LinkParameters
 from qkdhw_emulators.units.generic_tx import EmulatedGenericTx
-from qkdhw_emulators.world import World
+from qkdhw_emulators.world import World, serial_number
 
 
 def ask(unit, line):
@@ -40,7 +40,7 @@ def test_identity():
     vendor, model, serial, firmware, protocol = (
         ask(EmulatedGenericTx(World(seed=7)), "IDN?").removeprefix("OK ").split(",")
     )
-    assert (vendor, model, serial, firmware, protocol) == ("qkdhw", "GTX-EMU", "EMU000007", "1.0", "GTX/1")
+    assert (vendor, model, serial, firmware, protocol) == ("qkdhw", "GTX-EMU", serial_number(7), "1.0", "GTX/1")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from qkdhw_emulators.faults import Fault
 from qkdhw_emulators.optics.link_run import LinkRun
 from qkdhw_emulators.optics.parameters import LinkParameters
 from qkdhw_emulators.units.sfifteen_tdc1 import EmulatedSFifteenTdc1, EventEncoder
-from qkdhw_emulators.world import VirtualClock, World
+from qkdhw_emulators.world import VirtualClock, World, serial_number
 
 DUMMY_TICKS = 70_000_000
 
@@ -37,7 +37,7 @@ def read(unit, n_bytes, at_a_time=4096):
 
 def test_identity_and_help():
     unit = EmulatedSFifteenTdc1(World(seed=12))
-    assert unit.receive(b"*idn?\r\n") == b"S-Fifteen Instruments TDC1 emulator EMU000012\r\n"
+    assert unit.receive(b"*idn?\r\n") == f"S-Fifteen Instruments TDC1 emulator {serial_number(12)}\r\n".encode()
     assert b"TIMESTAMP" in unit.receive(b"Help;")
 
 
