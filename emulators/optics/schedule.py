@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.attack import Attack
 from qkdhw_emulators.optics.attacks import ATTACKS
+from qkdhw_emulators.optics.attacks.intercept import check_order
 from qkdhw_emulators.optics.nearest_name import did_you_mean
 from qkdhw_emulators.optics.setup import OpticalSetup
 
@@ -89,11 +90,12 @@ class Schedule:
         return cls(tuple(attacks))
 
     def check(self, setup: OpticalSetup) -> None:
-        """Refuse a link that an attack does not fit, before the attack begins.
+        """Refuse a link that an attack does not fit, and attacks that do not work together, before one begins.
 
         Raises:
             ConfigurationError: One does not fit; the message names it.
         """
+        check_order(self.attacks)
         for attack in self.attacks:
             attack.change_setup(setup, 0.0)
 

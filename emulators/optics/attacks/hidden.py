@@ -10,10 +10,19 @@ from numpy.typing import NDArray
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.attack import Attack
 from qkdhw_emulators.optics.pulse_tables import POISSON, PulseTables
-from qkdhw_emulators.optics.setup import N_BASES_MAX, OpticalSetup
+from qkdhw_emulators.optics.setup import N_BASES_MAX, PROBABILITY_STEPS, OpticalSetup
 
 Array = NDArray[np.float64]
 MAX_STATES = 1 << 16
+
+
+def _noise_nodes() -> tuple[Array, Array]:
+    """Return deviations and weights that average over a standard normal law, all within the five of the noise."""
+    deviations, weights = np.polynomial.hermite_e.hermegauss(9)
+    return deviations, weights / weights.sum()
+
+
+NOISE_NODES = _noise_nodes()
 
 
 def with_actions(tables: PulseTables, probability: Array) -> PulseTables:
@@ -90,13 +99,19 @@ def mode_bases(tables: PulseTables, setup: OpticalSetup) -> NDArray[np.int64]:
 def detection_probability(tables: PulseTables, gain: float = 1.0) -> Array:
     """Return the probability that a pulse in each state is detected at all: (n_states,).
 
+    Poissonian light is averaged over the noise of its intensity and over whether the pulse before was a signal.
+
     Args:
         tables: The optics.
         gain: Factor on the light of Poissonian states, and on the probability of each photon of other ones.
     """
     mean = tables.shares.sum(axis=1) * gain
     photons = np.where(tables.photons == POISSON, 0, tables.photons)
-    poissonian = -np.expm1(-mean)
+    poissonian = np.zeros_like(mean)
+    after_signal = float(tables.intensity_thresholds[0]) / PROBABILITY_STEPS
+    for pattern, often in ((1.0, 1 - after_signal), (1 + tables.pattern_effect, after_signal)):
+        for deviation, weight in zip(*NOISE_NODES, strict=True):
+            poissonian -= often * weight * np.expm1(-mean * pattern * (1 + deviation * tables.intensity_noise))
     exact = 1 - (1 - np.minimum(mean, 1.0)) ** photons
     found: Array = np.where(tables.photons == POISSON, poissonian, exact)
     return found

@@ -1,10 +1,12 @@
 """Attacks that measure what was sent and send something else.
 
-Of several that are on at once, each measures what the sender sent, and the last one's light arrives.
+Each measures what the sender prepared, so none works behind another attack that sends light of its own.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -12,6 +14,7 @@ from pydantic import Field
 
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.attack import Attack
+from qkdhw_emulators.optics.attacks.blinding import AfterGate, BlindingCw
 from qkdhw_emulators.optics.attacks.hidden import (
     Array,
     PulseAttack,
@@ -162,6 +165,26 @@ class BeamSplitterWavelength(PulseAttack):
                     1 - self.control
                 ) * _scaled(light - wanted, total)
         return changed
+
+
+def check_order(attacks: Sequence[Attack]) -> None:
+    """Refuse an attack that measures what the sender prepared behind one that has sent light of its own.
+
+    Args:
+        attacks: From the sender to the receiver.
+
+    Raises:
+        ConfigurationError: Two such attacks are on at the same time; the message names both.
+    """
+    measuring = (InterceptResend, FakedStates, BeamSplitterWavelength)
+    for first, second in itertools.combinations(attacks, 2):
+        at_once = first.is_on(second.from_s) or second.is_on(first.from_s)
+        if at_once and isinstance(second, measuring) and isinstance(first, (*measuring, BlindingCw, AfterGate)):
+            raise ConfigurationError(
+                f"attack {second.name}: it measures what the sender prepared, and {first.name} before it sends light "
+                f"of its own from {max(first.from_s, second.from_s):g} s",
+                remedy="have one of them on at a time, or give blinding and after-gate attacks last",
+            )
 
 
 def _scaled(light: Array, total: Array) -> Array:

@@ -61,7 +61,7 @@ class PhotonNumberSplitting(PulseAttack):
         signal = (intensity == 0) & (basis == 0)
         gain = _mean_over_states(tables, detection_probability(tables))[signal].mean()
         detected = _mean_over_states(tables, photon.sum(axis=1))[signal].mean()
-        forwarded = forwarding_probability(mu, float(gain / detected))
+        forwarded = forwarding_probability(mu, _at_most_one(float(gain), float(detected)))
         return replace(
             tables,
             photons=np.ones_like(tables.photons),
@@ -85,8 +85,13 @@ def forwarding_probability(mean_photon_number: Array, wanted: float) -> Array:
         wanted: Probability for the signal; if even all pulses with a photon are too few, that many it is.
     """
     single = mean_photon_number * np.exp(-mean_photon_number)
-    several = -np.expm1(-mean_photon_number) - single
-    of_several = min(1.0, wanted / several[0])
-    of_single = min(1.0, max(0.0, wanted - several[0]) / single[0])
+    several = np.maximum(-np.expm1(-mean_photon_number) - single, 0.0)
+    of_several = _at_most_one(wanted, several[0])
+    of_single = _at_most_one(max(0.0, wanted - several[0]), single[0])
     probability: Array = of_several * several + of_single * single
     return probability
+
+
+def _at_most_one(wanted: float, available: float) -> float:
+    """Return the share of what is available that is wanted; none of nothing, as of dark light or dead detectors."""
+    return min(1.0, wanted / available) if available > 0 else 0.0
