@@ -36,3 +36,10 @@ class Tagger:
         cause: NDArray[np.uint8],
         origin: NDArray[np.int64],
     ) -> int: ...
+    def flush(
+        self,
+        tick: NDArray[np.int64],
+        channel: NDArray[np.uint8],
+        cause: NDArray[np.uint8],
+        origin: NDArray[np.int64],
+    ) -> int: ...

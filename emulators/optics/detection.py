@@ -3,12 +3,17 @@
 Light and clicks are carried over the edges of cells: detectors go on to `EARLY_PS` before a cell's end, for the next
 cell's light may come that much before its begin, and the tagger to a little before that, for jitter and skew may bring
 clicks forward. What is given of a cell is thus complete up to `DetectedEvents.end_ticks`.
+
+Where a clock steps back, or light comes over a shorter way, all that waits is given first and readings go on from the
+lower value, as those of a tagger whose clock was reset.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -17,18 +22,26 @@ from numpy.typing import NDArray
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators._optics import detector, tagger
 from qkdhw_emulators.optics.attack import LinkCondition
+from qkdhw_emulators.optics.link_tables import SIDE_BINS_LOSS_DB
 from qkdhw_emulators.optics.receiver_oscillator import Reading, ReceiverOscillator
-from qkdhw_emulators.optics.setup import BASES, Detector, Gate, Receiver, Tagger
+from qkdhw_emulators.optics.setup import BASES, PS_PER_S, Detector, Gate, Receiver, Tagger
 
 EARLY_PS = 10_000_000
 SAFE_SIGMAS = 10
+# A step back that is less than this puts the few clicks within it on one tick, and does not count as one.
+LEAST_SET_BACK_PS = 1000.0
+MOST_EARLY_NOISE = 20_000_000
 PATTERN_BINS = 256
 FEWEST_CLICKS = 4096
+EARLIEST_TICK = -(1 << 62)
 
 # Streams of a purpose; those below are of the detectors, by index.
 TAGGER_STREAM = 64
 PATTERN_STREAM = 65
 OSCILLATOR_STREAM = 66
+
+
+_Columns = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]
 
 
 class Light(Protocol):
@@ -52,11 +65,13 @@ class DetectedEvents:
     """What a tagger wrote.
 
     Attributes:
-        ticks: int64 (n,), readings of its clock in ticks, never falling: a clock that steps back stands still.
+        ticks: int64 (n,), readings of its clock in ticks, from 0. They fall only where the clock is set back by 1 ns or
+            more (or light comes that much earlier): between what was before that and what comes after it.
         channel: uint8 (n,), index of the detector.
         cause: uint8 (n,), truth: 0 photon, 1 dark count, 2 afterpulse, 3 background, 4 bright light.
         arrival: int64 (n,), truth: which light it was, counted over all cells; -1: none.
-        end_ticks: All events before this tick are given, here or before; later ones come from it on.
+        end_ticks: All events before this tick are given, here or before; later ones come from it on. It falls as
+            the ticks do.
     """
 
     ticks: NDArray[np.int64]
@@ -80,7 +95,8 @@ class Detection:
         background_rate_hz: Stray photons per second at the receiver's input.
 
     Raises:
-        ConfigurationError: A gate is longer than the period, or a cell of gated detectors is not whole periods.
+        ConfigurationError: A gate is longer than the period, a cell of gated detectors is not whole periods, or the
+            clock's offset is so long that more than 2e7 noise counts come before the first pulse.
     """
 
     def __init__(
@@ -120,9 +136,16 @@ class Detection:
             bin_edges=bin_edges(tagger_setup.non_linearity, self._stream(PATTERN_STREAM)),
         )
         self._oscillator = ReceiverOscillator(tagger_setup, cell_ps, self._stream(OSCILLATOR_STREAM))
+        open_share = receiver.gate.width_ps / period_ps if receiver.gate.width_ps else 1.0
+        early = sum(map(sum, noise)) * open_share * self._oscillator.offset_ps / PS_PER_S
+        if early > MOST_EARLY_NOISE:
+            raise ConfigurationError(
+                f"tagger.clock_offset_s: about {early:.3g} noise counts before the first pulse, at most 2e7 are kept",
+                remedy="Give a shorter offset, or less noise.",
+            )
         self._was_latched = [False] * len(self._chains)
         self._arrivals = 0
-        self._end_ticks = -(1 << 62)
+        self._end_ticks = EARLIEST_TICK
         self._carried = _NOTHING
         self._room = FEWEST_CLICKS
 
@@ -158,8 +181,12 @@ class Detection:
         """
         self._obey(condition)
         clock = self._oscillator.advance(cell_index, condition)
+        before: list[_Columns] = []
         if cell_index == 0:
             self._wait_for_light(clock)
+        elif self._oscillator.set_back_ps >= LEAST_SET_BACK_PS:
+            before = [self._merge(self._tagger.flush)]
+            self._end_ticks = EARLIEST_TICK
         horizon_ps = float(self._cell_ps - EARLY_PS)
         per_detector = self._by_detector(arrivals, horizon_ps)
         for channel, (chain, light) in enumerate(zip(self._chains, per_detector, strict=True)):
@@ -167,7 +194,9 @@ class Detection:
                 self._tagger.add(channel, *clicks, *clock, self._skew_ps[channel])
             chain.rebase(self._cell_ps)
         self._end_ticks = max(self._end_ticks, self._tagger.tick_at(self._cell_ps - self._hold_ps, *clock))
-        return self._merge()
+        now = self._merge(partial(self._tagger.merge, self._end_ticks))
+        columns = (np.concatenate(column) for column in zip(*before, now, strict=True)) if before else now
+        return DetectedEvents(*columns, end_ticks=self._end_ticks)
 
     def _wait_for_light(self, clock: Reading) -> None:
         """Count noise from the tagger's start to the first cell."""
@@ -216,13 +245,14 @@ class Detection:
             if n < self._room:
                 return found
 
-    def _merge(self) -> DetectedEvents:
+    def _merge(self, give: Callable[..., int]) -> _Columns:
+        """Take out what the tagger gives: ticks from its start at 0 on, channels, causes and origins."""
         waiting = self._tagger.waiting
         ticks, origin = np.empty(waiting, np.int64), np.empty(waiting, np.int64)
         channel, cause = np.empty(waiting, np.uint8), np.empty(waiting, np.uint8)
-        n = self._tagger.merge(self._end_ticks, ticks, channel, cause, origin)
-        since = int(np.searchsorted(ticks[:n], 0))  # the tagger starts at 0
-        return DetectedEvents(ticks[since:n], channel[since:n], cause[since:n], origin[since:n], self._end_ticks)
+        n = give(ticks, channel, cause, origin)
+        given = slice(int(np.searchsorted(ticks[:n], 0)), n)
+        return ticks[given], channel[given], cause[given], origin[given]
 
     def _stream(self, index: int) -> np.random.SFC64:
         seed, run, purpose = self._streams
@@ -302,7 +332,8 @@ def noise_rates(receiver: Receiver, background_rate_hz: float) -> list[tuple[flo
     """Return dark counts and detectable background photons per second of each detector.
 
     Background light has no polarisation or phase: each basis gets its share of it, whether a switch or a splitter
-    chooses, and both ports of a basis the same.
+    chooses, and both ports of a basis the same. A lone basis gets all. With time bins, a `test_loss_db` of 3 or more is
+    that of the middle bin alone: the side bins bring as much light again, as in `link_tables.outlets`.
 
     Args:
         receiver: The receiver.
@@ -310,9 +341,11 @@ def noise_rates(receiver: Receiver, background_rate_hz: float) -> list[tuple[flo
     """
     meaning = receiver.meaning
     others = 2 if any(m.startswith("third") for m in meaning) else 1
+    key_share = receiver.key_basis_probability if any(not m.startswith("key") for m in meaning) else 1.0
+    has_side_bins = receiver.bin_separation_ps > 0 and receiver.test_loss_db >= SIDE_BINS_LOSS_DB
     arms = {}
     for basis in BASES:
-        share = receiver.key_basis_probability if basis == "key" else (1 - receiver.key_basis_probability) / others
+        share = key_share if basis == "key" else (1 - key_share) / others * (1 + has_side_bins)
         loss_db = receiver.loss_db + (receiver.test_loss_db if basis != "key" else 0.0)
         arms[basis] = share * 10 ** (-loss_db / 10)
     rates = []

@@ -44,6 +44,7 @@ class ReceiverOscillator:
 
     Attributes:
         offset_ps: What it shows at the begin of the first cell.
+        set_back_ps: How far the latest reading is before the one that the cell before led to; below 0: after it.
     """
 
     def __init__(self, tagger: Tagger, cell_ps: int, bit_generator: np.random.BitGenerator) -> None:
@@ -58,6 +59,8 @@ class ReceiverOscillator:
         else:
             self.offset_ps = round(tagger.clock_offset_s * PS_PER_S)
         self._reading = self.offset_ps * PARTS
+        self.set_back_ps = 0.0
+        self._led_to: int | None = None
 
     def advance(self, cell_index: int, condition: LinkCondition) -> Reading:
         """Return the reading of a cell, and go on by it.
@@ -77,7 +80,11 @@ class ReceiverOscillator:
         ppm = tagger.clock_ppm + drift_ppm + self._walk_ppm + condition.clock_ppm
         parts = PARTS + round(ppm * PARTS_PER_PPM)
         shift = round((condition.clock_step_ps + condition.delay_ps) * 1000) * PARTS_PER_FS
-        tick, beyond = divmod(self._reading + shift, tagger.tick_fs * PARTS_PER_FS)
+        shown = self._reading + shift
+        tick, beyond = divmod(shown, tagger.tick_fs * PARTS_PER_FS)
+        if self._led_to is not None:
+            self.set_back_ps = (self._led_to - shown) / PARTS
+        self._led_to = shown + self._cell_ps * (parts + round(condition.delay_ps_per_s * (PARTS // PS_PER_S)))
         self._reading += self._cell_ps * parts
         if tagger.clock_walk_ppm:
             self._walk_ppm += tagger.clock_walk_ppm * self._cell_s**0.5 * self._rng.standard_normal()

@@ -11,7 +11,7 @@ exponential variate is above x; what happens to a fixed share of the clicks is c
 
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY, ceil, exp, fabs, floor, log, log1p, pow
+from libc.math cimport INFINITY, ceil, exp, fabs, floor, isfinite, log, log1p, pow
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, realloc
 from numpy.random cimport bitgen_t
@@ -30,9 +30,25 @@ cdef enum:
     MAX_COMPONENTS = 8
 
 cdef double PER_HZ_PS = 1e-12
+cdef double MOST_HZ = 1e12
+cdef double LONGEST_PS = 1e18
 cdef double FOUR_LN_2 = 2.772588722239781
 # After 40 time constants the recovery differs from 1 by less than a double can say.
 cdef double RECOVERED = 40.0
+
+
+def _check(name, double value, double most):
+    if not 0 <= value <= most:
+        raise ValueError(f"{name}: {value} is not within 0 to {most:g}")
+
+
+def _check_law(law):
+    if len(law) != 4:
+        raise ValueError("power_law: give probability, exponent, shortest and longest waiting time")
+    cdef double probability = law[0], exponent = law[1], from_ps = law[2], to_ps = law[3]
+    _check("power_law: probability", probability, 1)
+    if not (isfinite(exponent) and 0 < from_ps <= to_ps <= LONGEST_PS):
+        raise ValueError("power_law: the exponent is finite, and 0 < shortest <= longest waiting time <= 1e18 ps")
 
 
 cdef inline int64_t whole(double x) noexcept nogil:
@@ -57,8 +73,8 @@ cdef class DetectorChain:
 
     Args:
         bit_generator: numpy.random.BitGenerator; four of its words seed what the detector draws.
-        dark_hz: Dark counts per second.
-        background_hz: Detectable background photons per second.
+        dark_hz: Dark counts per second, 0 to 1e12.
+        background_hz: Detectable background photons per second, 0 to 1e12.
         dead_time_ps: After a click.
         paralysable: Whether an event in the dead time prolongs it.
         recovery_ps: Time constant with which the efficiency comes back after the dead time; 0: at once.
@@ -81,7 +97,8 @@ cdef class DetectorChain:
         latched: The same, until it is set to False.
 
     Raises:
-        ValueError: Components do not fit each other, or a gate is longer than the period.
+        ValueError: Components do not fit each other, a gate is longer than the period, a number is negative, not finite
+            or too large, or probabilities of children add to more than 1.
     """
 
     cdef public bint blinded
@@ -105,7 +122,7 @@ cdef class DetectorChain:
     cdef double* _due
     cdef Py_ssize_t _n_due, _room_due
 
-    def __init__(
+    def __cinit__(
         self, bit_generator, *, double dark_hz=0, double background_hz=0, double dead_time_ps=0, bint paralysable=False,
         double recovery_ps=0, child_probability=(), child_tau_ps=(), power_law=(0, 1, 1, 1), double jitter_ps=0,
         double tail_weight=0, double tail_ps=0, double latch_hz=0, int64_t period_ps=1, double gate_width_ps=0,
@@ -114,8 +131,19 @@ cdef class DetectorChain:
         cdef int k
         if len(child_probability) != len(child_tau_ps) or len(child_tau_ps) > MAX_COMPONENTS:
             raise ValueError("child_probability and child_tau_ps: give as many of each, at most 8")
-        if period_ps < 1 or gate_width_ps > period_ps:
-            raise ValueError("gate_width_ps: a gate is at most as long as the period, which is at least 1 ps")
+        if period_ps < 1 or not 0 <= gate_width_ps <= period_ps:
+            raise ValueError("gate_width_ps: a gate is from 0 to the period, which is at least 1 ps")
+        for name, value in (
+            ("dead_time_ps", dead_time_ps), ("recovery_ps", recovery_ps), ("jitter_ps", jitter_ps), ("tail_ps", tail_ps),
+            ("latch_hz", latch_hz), ("gate_fwhm_ps", gate_fwhm_ps), ("gate_centre_ps", fabs(gate_centre_ps)),
+            *(("child_tau_ps", tau) for tau in child_tau_ps),
+        ):
+            _check(name, value, LONGEST_PS)
+        _check("tail_weight", tail_weight, 1)
+        _check_law(power_law)
+        for probability in child_probability:
+            _check("child_probability", probability, 1)
+        _check("child_probability and power_law, the sum", sum(child_probability) + power_law[0], 1)
         draw_seed(&self._draws, <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator"))
         self._dead_ps, self._paralysable = dead_time_ps, paralysable
         self._per_recovery_ps = 1 / recovery_ps if recovery_ps > 0 else 0
@@ -147,9 +175,14 @@ cdef class DetectorChain:
         """Change the noise from the last horizon on; drawing again is exact, for an exponential wait has no memory.
 
         Args:
-            dark_hz: Dark counts per second.
-            background_hz: Detectable background photons per second.
+            dark_hz: Dark counts per second, 0 to 1e12.
+            background_hz: Detectable background photons per second, 0 to 1e12.
+
+        Raises:
+            ValueError: A rate is not so.
         """
+        _check("dark_hz", dark_hz, MOST_HZ)
+        _check("background_hz", background_hz, MOST_HZ)
         cdef double rate = (dark_hz + background_hz) * PER_HZ_PS
         cdef double share = dark_hz / (dark_hz + background_hz) if rate > 0 else 1
         if rate == self._noise_rate and share == self._dark_share:

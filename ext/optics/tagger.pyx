@@ -1,12 +1,13 @@
 """Make the clicks of several detectors one stream of ticks, in order.
 
 A tagger reads its clock, which is linear in a cell; the reading at the cell's begin is a whole number of ticks and a part
-of one, so an hour costs no precision. Ticks are whole numbers that never fall; clicks late in a cell wait until no
-earlier one can come.
+of one, so an hour costs no precision. Ticks are whole numbers that never fall until `flush`, where the clock is set
+back; clicks late in a cell wait until no earlier one can come.
 """
 
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.math cimport fabs
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memmove
@@ -15,6 +16,12 @@ from numpy.random cimport bitgen_t
 from draw cimport draw_normal, draw_prepare, draw_seed, draw_t
 
 draw_prepare()
+
+# Within these no sum of ticks overflows and no double loses what the index of a bin is made of.
+cdef double FURTHEST_PS = 1e15
+cdef double SHORTEST_TICK_PS = 1e-3
+cdef double LONGEST_TICK_PS = 1e6
+cdef int64_t LAST_BEGIN_TICK = <int64_t>1 << 62
 
 cdef enum:
     MAX_CHANNELS = 8
@@ -47,13 +54,13 @@ cdef class Tagger:
     Args:
         bit_generator: numpy.random.BitGenerator; four of its words seed what the tagger draws.
         n_channels: 1 to 8.
-        tick_ps: Length of a tick.
-        noise_ps: Standard deviation of the timing noise.
+        tick_ps: Length of a tick, 0.001 to 1e6.
+        noise_ps: Standard deviation of the timing noise, from 0.
         bin_edges: float64 (257,), in ticks, rising from 0 to 256: where the bins of a repeating pattern of 256 begin
             and end; None: all are alike.
 
     Raises:
-        ValueError: The number of channels or the edges are not so.
+        ValueError: An argument is not so.
     """
 
     cdef draw_t _draws
@@ -65,10 +72,14 @@ cdef class Tagger:
     cdef int[PATTERN_BINS] _first_bin
     cdef Channel[MAX_CHANNELS] _channels
 
-    def __init__(self, bit_generator, int n_channels, *, double tick_ps, double noise_ps=0, const double[::1] bin_edges=None):
+    def __cinit__(self, bit_generator, int n_channels, *, double tick_ps, double noise_ps=0, const double[::1] bin_edges=None):
         cdef int i, j = 0
         if not 1 <= n_channels <= MAX_CHANNELS:
             raise ValueError("n_channels: 1 to 8")
+        if not (SHORTEST_TICK_PS <= tick_ps <= LONGEST_TICK_PS):
+            raise ValueError(f"tick_ps: {tick_ps} is not within 0.001 to 1e6")
+        if not (0 <= noise_ps <= FURTHEST_PS):
+            raise ValueError(f"noise_ps: {noise_ps} is not within 0 to 1e15")
         draw_seed(&self._draws, <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator"))
         self._n_channels, self._tick_ps, self._noise_ps = n_channels, tick_ps, noise_ps
         self._last = -INT64_MAX
@@ -78,7 +89,7 @@ cdef class Tagger:
         if bin_edges.shape[0] != PATTERN_BINS + 1 or bin_edges[0] != 0 or bin_edges[PATTERN_BINS] != PATTERN_BINS:
             raise ValueError("bin_edges: give 257, from 0 to 256")
         for i in range(PATTERN_BINS):
-            if bin_edges[i + 1] <= bin_edges[i]:
+            if not bin_edges[i + 1] > bin_edges[i]:
                 raise ValueError("bin_edges: they must rise")
         for i in range(PATTERN_BINS + 1):
             self._edges[i] = bin_edges[i]
@@ -105,7 +116,12 @@ cdef class Tagger:
             begin_tick: Whole ticks that the clock shows at the cell's begin.
             begin_ps: What it shows beyond them, 0 to a tick.
             rate: Seconds of the clock per second.
+
+        Raises:
+            ValueError: The clock would show more than 1e15 ps before or after the cell's begin, or it begins beyond
+                2^62 ticks.
         """
+        self._check_begin(begin_tick)
         return self._tick(begin_tick, begin_ps + time_ps * rate)
 
     def add(
@@ -132,8 +148,10 @@ cdef class Tagger:
             skew_ps: Delay of the channel, in the clock's time.
 
         Raises:
-            ValueError: There is no such channel, or the arrays differ in length.
+            ValueError: There is no such channel, the arrays differ in length, or a click is more than 1e15 ps from the
+                cell's begin; those before it have been registered.
         """
+        self._check_begin(begin_tick)
         if not 0 <= channel < self._n_channels:
             raise ValueError(f"channel {channel}: there is none")
         if not (time_ps.shape[0] == cause.shape[0] == origin.shape[0]):
@@ -167,10 +185,24 @@ cdef class Tagger:
             self._merge(end_tick, tick, channel, cause, origin, &n)
         return n
 
+    def flush(self, tick not None, channel not None, cause not None, origin not None):
+        """Give all clicks, in order, as `merge` does; later ones may have any tick: the clock is set back."""
+        n = self.merge(INT64_MAX, tick, channel, cause, origin)
+        self._last = -INT64_MAX
+        return n
+
+    cdef int _check_begin(self, int64_t begin_tick) except -1:
+        if not -LAST_BEGIN_TICK <= begin_tick <= LAST_BEGIN_TICK:
+            raise ValueError(f"begin_tick: {begin_tick} is beyond 2^62")
+        return 0
+
     cdef inline int64_t _tick(self, int64_t begin_tick, double beyond_ps) except? -1 nogil:
         cdef double ticks = beyond_ps / self._tick_ps
         cdef int64_t low, pattern
         cdef int bin
+        if not fabs(beyond_ps) <= FURTHEST_PS:
+            with gil:
+                raise ValueError(f"time: the clock would show {beyond_ps} ps since the cell's begin; at most 1e15")
         if not self._uneven:
             return begin_tick + whole(ticks)
         low = begin_tick & (PATTERN_BINS - 1)

@@ -170,6 +170,21 @@ def test_bright_light_ignores_gate_and_recovery():
         ({"child_probability": [0.1] * 9, "child_tau_ps": [1.0] * 9}, "at most 8"),
         ({"gate_width_ps": 11.0, "period_ps": 10}, "period"),
         ({"period_ps": 0}, "period"),
+        ({"period_ps": -5}, "period"),
+        ({"gate_width_ps": -1.0}, "gate_width_ps"),
+        ({"gate_width_ps": np.nan, "period_ps": 10}, "gate_width_ps"),
+        ({"gate_centre_ps": np.inf}, "gate_centre_ps"),
+        ({"dark_hz": -1.0}, "dark_hz"),
+        ({"background_hz": np.nan}, "background_hz"),
+        ({"dead_time_ps": np.nan}, "dead_time_ps"),
+        ({"tail_weight": 1.1}, "tail_weight"),
+        ({"child_probability": [-0.1], "child_tau_ps": [1.0]}, "child_probability"),
+        ({"child_probability": [0.6, 0.6], "child_tau_ps": [1.0, 2.0]}, "the sum"),
+        ({"child_probability": [0.1], "child_tau_ps": [np.nan]}, "child_tau_ps"),
+        ({"power_law": ()}, "power_law: give"),
+        ({"power_law": (0.1, 1.0)}, "power_law: give"),
+        ({"power_law": (0.1, 1.0, 0.0, 5.0)}, "shortest"),
+        ({"power_law": (np.nan, 1.0, 1.0, 5.0)}, "power_law: probability"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, message):
@@ -186,4 +201,8 @@ def test_arrays_and_cells_that_do_not_fit_are_refused():
         chain.detect(f, u, i, 1.0, f, u, i[:1])
     with pytest.raises(ValueError, match="periods"):
         chain.rebase(11)
+    with pytest.raises(ValueError, match="dark_hz"):
+        chain.set_noise(np.inf, 0.0)
+    with pytest.raises(TypeError):
+        DetectorChain.__new__(DetectorChain)
     assert detector.__doc__

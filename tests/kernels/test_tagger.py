@@ -115,3 +115,37 @@ def test_what_cannot_be_is_refused():
     tagger.add(0, f, u, i, 0, 0.0, 1.0, 0.0)
     with pytest.raises(ValueError, match="shorter"):
         tagger.merge(5, i[:1], u, u, i)
+    for wrong in ({"tick_ps": 0.0}, {"tick_ps": np.nan}, {"tick_ps": 1.0, "noise_ps": np.inf}):
+        with pytest.raises(ValueError, match=r"tick_ps|noise_ps"):
+            Tagger(bits, 1, **wrong)
+    with pytest.raises(ValueError, match="rise"):
+        Tagger(bits, 1, tick_ps=1.0, bin_edges=np.r_[0.0, np.nan, np.arange(2.0, 257)])
+    with pytest.raises(TypeError):
+        Tagger.__new__(Tagger)
+
+
+@pytest.mark.parametrize("edges", [None, EDGES])
+@pytest.mark.parametrize("wrong_ps", [-1e30, 1e30, 1.1e15, np.nan, np.inf])
+def test_times_that_are_no_times_are_refused(edges, wrong_ps):
+    tagger = Tagger(np.random.SFC64(1), 1, tick_ps=1.0, bin_edges=edges)
+    with pytest.raises(ValueError, match="at most 1e15"):
+        add(tagger, 0, [5.0, 7.0], 0, skew_ps=wrong_ps)
+    with pytest.raises(ValueError, match="at most 1e15"):
+        add(tagger, 0, [wrong_ps], 0)
+    with pytest.raises(ValueError, match="at most 1e15"):
+        tagger.tick_at(wrong_ps, 0, 0.0, 1.0)
+    with pytest.raises(ValueError, match="begin_tick"):
+        tagger.tick_at(0.0, (1 << 62) + 1, 0.0, 1.0)
+    assert tagger.waiting == 0
+
+
+def test_after_a_flush_ticks_may_be_lower():
+    tagger = Tagger(np.random.SFC64(1), 2, tick_ps=1.0)
+    add(tagger, 0, [900, 2000], 0)
+    add(tagger, 1, [1500], 5)
+    assert [event[0] for event in merged(tagger, 1000)] == [900]
+    out = np.empty(2, np.int64), np.empty(2, np.uint8), np.empty(2, np.uint8), np.empty(2, np.int64)
+    assert tagger.flush(*out) == 2
+    assert out[0].tolist() == [1500, 2000]
+    add(tagger, 0, [10], 9)
+    assert merged(tagger, 11) == [(10, 0, 0, 9)]
