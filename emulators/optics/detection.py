@@ -195,8 +195,14 @@ class Detection:
             chain.rebase(self._cell_ps)
         self._end_ticks = max(self._end_ticks, self._tagger.tick_at(self._cell_ps - self._hold_ps, *clock))
         now = self._merge(partial(self._tagger.merge, self._end_ticks))
-        ticks, channel, cause, arrival = (np.concatenate(column) for column in zip(*before, now, strict=True))
-        return DetectedEvents(ticks, channel, cause, arrival, self._end_ticks)
+        parts = [*before, now]
+        return DetectedEvents(
+            ticks=np.concatenate([part[0] for part in parts]),
+            channel=np.concatenate([part[1] for part in parts]),
+            cause=np.concatenate([part[2] for part in parts]),
+            arrival=np.concatenate([part[3] for part in parts]),
+            end_ticks=self._end_ticks,
+        )
 
     def _wait_for_light(self, clock: Reading) -> None:
         """Count noise from the tagger's start to the first cell."""
