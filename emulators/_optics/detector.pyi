@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import final
+from typing import Self, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +9,8 @@ class DetectorChain:
     blinded: bool
     dead: bool
     latched: bool
-    def __init__(
-        self,
+    def __new__(
+        cls,
         bit_generator: np.random.BitGenerator,
         *,
         dark_hz: float = 0,
@@ -29,7 +29,7 @@ class DetectorChain:
         gate_width_ps: float = 0,
         gate_fwhm_ps: float = 0,
         gate_centre_ps: float = 0,
-    ) -> None: ...
+    ) -> Self: ...
     def set_noise(self, dark_hz: float, background_hz: float) -> None: ...
     def detect(
         self,

@@ -1,19 +1,19 @@
-from typing import final
+from typing import Self, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 @final
 class Tagger:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         bit_generator: np.random.BitGenerator,
         n_channels: int,
         *,
         tick_ps: float,
         noise_ps: float = 0,
         bin_edges: NDArray[np.float64] | None = None,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def waiting(self) -> int: ...
     def tick_at(self, time_ps: float, begin_tick: int, begin_ps: float, rate: float) -> int: ...
