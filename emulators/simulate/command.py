@@ -74,13 +74,13 @@ def simulate(
 ) -> None:
     """Simulate a link: event files of both ends, the sender's record, and counts against closed forms.
 
-    Without an end it runs to 1,000,000 events or 60 s of the link, whatever comes first.
-
     \b
     qkdhw link simulate --list
     qkdhw link simulate toshiba-t12-2013 --duration 1
     qkdhw link simulate sfifteen-bbm92 --out run --format qcrypto-a1 --plots
     qkdhw link simulate lim-2014 --set channel.length_km=80 --attack photon-number-splitting
+
+    Without an end it runs to 1,000,000 events or 60 s of the link, whatever comes first.
     """  # noqa: D301
     if list_all:
         _print_list(as_json=as_json)

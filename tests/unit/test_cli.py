@@ -45,7 +45,6 @@ def test_all_groups_are_there() -> None:
     assert len(COMMANDS) > 15
 
 
-@pytest.mark.skip(reason="link simulate's help is to be shortened first")
 @pytest.mark.parametrize(("path", "command"), COMMANDS, ids=IDS)
 def test_help_is_useful(path: tuple[str, ...], command: Any) -> None:
     shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "150", "TERM": "dumb"})
