@@ -173,13 +173,13 @@ def _run(options: RunOptions, name: str, out: Path | None, *, plots: bool) -> di
     if plots:
         check_plots()
     with ExitStack() as stack:
+        told = _Told()
         for number in (signal.SIGTERM, signal.SIGHUP):  # whoever ends the run finds no half-written folder
-            before = signal.signal(number, lambda number, _: sys.exit(128 + number))
-            stack.callback(signal.signal, number, before)
+            stack.callback(signal.signal, number, signal.signal(number, told.end))
         folder = None if out is None else stack.enter_context(whole_folder(out))
         with LinkRun(options, folder) as run:
             stack.enter_context(_interruptible(run, out))
-            observed = _followed(run, name)
+            observed = _followed(run, name, told)
         report = report_of(options, name, observed)
         if folder is not None:
             if plots:
@@ -203,7 +203,17 @@ def _interruptible(run: LinkRun, out: Path | None) -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
-def _followed(run: LinkRun, name: str) -> Observed:
+class _Told:
+    """Whether somebody told the run to end. An exit is lost in a destructor: the next cell then sees it here."""
+
+    code: int | None = None
+
+    def end(self, number: int, _frame: object) -> None:
+        self.code = 128 + number
+        sys.exit(self.code)
+
+
+def _followed(run: LinkRun, name: str, told: _Told) -> Observed:
     """Run it with a bar for a person who looks on; else a long run says now and then how long it may be."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(elapsed_when_finished=True))
@@ -213,6 +223,8 @@ def _followed(run: LinkRun, name: str) -> Observed:
 
         def follow(cells: int, events: int) -> None:
             nonlocal estimate_s
+            if told.code is not None:
+                sys.exit(told.code)
             shares = [cells / run.cells_wanted]
             shares += [events / run.options.events] if run.options.events else []
             spent_s = time.monotonic() - began_s
