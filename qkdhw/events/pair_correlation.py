@@ -1,0 +1,238 @@
+"""Where two streams of detections of photon pairs coincide: one clock to another, by fast Fourier transform.
+
+Both streams are folded into histograms of the same period and correlated; a true offset stands out of the accidental
+coincidences as one bin. While T is folded into bins of width d, the clocks may drift by no more than d: a rate that is
+unknown by more is scanned in steps of d / T. How sure a peak is follows from the tail of the Poisson distribution and
+from everything that was looked at.
+
+Source: C. Ho, A. Lamas-Linares, C. Kurtsiefer, New J. Phys. 11, 045011 (2009), "Clock synchronization by remote
+detection of correlated photon pairs".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkdhw._core import folding as kernels
+
+ONE_TICK_Q32 = 1 << 32
+ONE_Q48 = 1 << 48
+_SLOW = 1024  # structure wider than this fraction's inverse of the period is no coincidence peak
+
+
+@dataclass(frozen=True, slots=True)
+class PairClock:
+    """The time of site B that belongs to a time of site A: four integers, so that no rounding grows with time.
+
+    A time t of A is ref_b_ticks + phase_q32 / 2^32 + (t - ref_a_ticks) * rate_q48 / 2^48 in ticks of B.
+
+    Attributes:
+        ref_a_ticks: A time of A, in its ticks.
+        ref_b_ticks: Whole ticks of B at that time.
+        phase_q32: The rest of them in 2^-32 ticks, 0 .. 2^32 - 1.
+        rate_q48: Ticks of B to a tick of A in units of 2^-48; the rate is 2^-16 to 2^14.
+
+    Raises:
+        ValueError: A number lies where the arithmetic would not be exact.
+    """
+
+    ref_a_ticks: int
+    ref_b_ticks: int
+    phase_q32: int
+    rate_q48: int
+
+    def __post_init__(self) -> None:
+        kernels.check_pair_clock(self.ref_a_ticks, self.ref_b_ticks, self.phase_q32, self.rate_q48)
+
+    @classmethod
+    def nominal(cls, a_tick_ps: Fraction, b_tick_ps: Fraction) -> Self:
+        """Make the clock of two sites that both count true time from the same moment."""
+        return cls(0, 0, 0, round(a_tick_ps / b_tick_ps * ONE_Q48))
+
+    @property
+    def rate(self) -> Fraction:
+        """Ticks of B to a tick of A, exact."""
+        return Fraction(self.rate_q48, ONE_Q48)
+
+    def map_q32(self, a_ticks: int) -> int:
+        """Return the time of B in 2^-32 ticks."""
+        return self.ref_b_ticks * ONE_TICK_Q32 + self.phase_q32 + ((a_ticks - self.ref_a_ticks) * self.rate_q48 >> 16)
+
+    def map_ticks(self, a_ticks: int) -> Fraction:
+        """Return the time of B in ticks, exact."""
+        return Fraction(self.map_q32(a_ticks), ONE_TICK_Q32)
+
+    def invert(self, b_ticks: int) -> int:
+        """Return the time of A, in whole ticks, that belongs to a time of B."""
+        return self.ref_a_ticks + (b_ticks - self.ref_b_ticks) * ONE_Q48 // self.rate_q48
+
+    def rebased(self, a_ticks: int, *, shift_q32: int = 0, stretch_q48: int = 0) -> Self:
+        """Return the clock with another reference, and corrections if given.
+
+        Args:
+            a_ticks: The new reference, a time of A.
+            shift_q32: Added to the time of B there, in 2^-32 ticks.
+            stretch_q48: Added to the rate, in 2^-48.
+
+        Returns:
+            A clock that without corrections maps every time as this one does, to 2^-32 ticks.
+        """
+        ticks, phase_q32 = divmod(self.map_q32(a_ticks) + shift_q32, ONE_TICK_Q32)
+        return type(self)(a_ticks, ticks, phase_q32, self.rate_q48 + stretch_q48)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What is correlated with what.
+
+    Attributes:
+        first_ticks: The first moment of A.
+        span_ticks: How long A is looked at, in its ticks.
+        reach_ticks: How far from where the clock says the offset may lie, in ticks of A.
+        period_log2: The fold period is 2^this ticks of A; at least span + 2 reach, or coincidences are lost.
+        bins: A power of two.
+    """
+
+    first_ticks: int
+    span_ticks: int
+    reach_ticks: int
+    period_log2: int
+    bins: int
+
+    @property
+    def lags(self) -> int:
+        """Lags looked at on either side of zero."""
+        return min((self.reach_ticks * self.bins >> self.period_log2) + 1, self.bins // 2 - 1)
+
+    @property
+    def coherence(self) -> float:
+        """Bins that A lies in; a rate wrong by the inverse smears a peak over two bins."""
+        return self.bins * self.span_ticks / 2.0**self.period_log2
+
+
+@dataclass(frozen=True, slots=True)
+class PairPeak:
+    """The best offset and rate of those looked at.
+
+    Attributes:
+        clock: Its reference is the middle of the window; right within two bins there if the peak is significant.
+        pairs: Coincidences of the peak's bin above the background; three quarters of the true pairs or fewer.
+        background: Accidental coincidences to a bin.
+        log_p: Logarithm of the probability that a given bin has as many coincidences by accident.
+        looks: How many bins of how many rates were looked at.
+    """
+
+    clock: PairClock
+    pairs: float
+    background: float
+    log_p: float
+    looks: int
+
+    @property
+    def global_log_p(self) -> float:
+        """Logarithm of the probability that any of the bins looked at has as many coincidences by accident."""
+        return self.log_p + math.log(self.looks)
+
+
+def find_pair_peak(
+    a_ticks: NDArray[np.int64],
+    b_ticks: NDArray[np.int64],
+    clock: PairClock,
+    window: Window,
+    rates_q48: Iterable[int],
+) -> PairPeak:
+    """Correlate a window of two streams at each of some rates.
+
+    Args:
+        a_ticks: int64 (n,), times of A, ascending.
+        b_ticks: int64 (m,), times of B, ascending.
+        clock: About where the offset lies.
+        window: What is looked at.
+        rates_q48: Ticks of B to a tick of A, in 2^-48, to be tried.
+
+    Returns:
+        The highest peak, significant or not.
+    """
+    start = clock.rebased(window.first_ticks)
+    a_part = cut(a_ticks, window.first_ticks, window.first_ticks + window.span_ticks)
+    b_part = cut(
+        b_ticks,
+        start.map_q32(window.first_ticks - window.reach_ticks) >> 32,
+        start.map_q32(window.first_ticks + window.span_ticks + window.reach_ticks) >> 32,
+    )
+    a_spectrum = _spectrum(a_part, window.first_ticks, 1 << 48, window).conj()
+    background = len(a_part) * len(b_part) / window.bins
+    best, best_excess, best_lag, best_rate_q48, tried = None, -math.inf, 0, start.rate_q48, 0
+    for rate_q48 in rates_q48:
+        product = _spectrum(b_part, start.ref_b_ticks, rate_q48, window)
+        product *= a_spectrum
+        excess = np.fft.irfft(product, window.bins).astype(np.float32, copy=False)
+        lag = _highest(excess, window.lags)
+        tried += 1
+        if excess[lag] > best_excess:
+            best, best_excess, best_lag, best_rate_q48 = excess, float(excess[lag]), lag, rate_q48
+    if best is None:
+        raise ValueError("no rate to try")
+    period_b_q32 = best_rate_q48 << window.period_log2 >> 16
+    found = PairClock(window.first_ticks, start.ref_b_ticks, 0, best_rate_q48).rebased(
+        window.first_ticks, shift_q32=best_lag * period_b_q32 // window.bins
+    )
+    return PairPeak(
+        clock=found.rebased(window.first_ticks + window.span_ticks // 2),
+        pairs=best_excess,
+        background=background,
+        log_p=_peak_log_p(best, best_lag, background),
+        looks=tried * (2 * window.lags + 1),
+    )
+
+
+def cut(time_ticks: NDArray[np.int64], begin_ticks: int, end_ticks: int) -> NDArray[np.int64]:
+    """Return the part of ascending times from `begin_ticks` on and before `end_ticks`."""
+    first, last = np.searchsorted(time_ticks, [begin_ticks, end_ticks])
+    return time_ticks[first:last]
+
+
+def poisson_log_tail(count: float, mean: float) -> float:
+    """Bound the logarithm of the probability of at least `count` events where `mean` are expected, from above."""
+    if count <= mean or mean <= 0:
+        return 0.0
+    log_first = count * math.log(mean) - mean - math.lgamma(count + 1)
+    return min(0.0, log_first + math.log((count + 1) / (count + 1 - mean)))
+
+
+def _spectrum(time_ticks: NDArray[np.int64], ref_ticks: int, rate_q48: int, window: Window) -> NDArray[np.complex64]:
+    """Fold times at 2^period_log2 * rate ticks and transform them; what varies slowly is left out."""
+    fraction_bits = rate_q48.bit_length() + window.period_log2 - 50
+    step = ((1 << 112 + fraction_bits - window.period_log2) + rate_q48 // 2) // rate_q48
+    histogram = np.zeros(window.bins, np.float32)
+    kernels.fold_events(time_ticks, ref_ticks, step, fraction_bits, histogram)
+    histogram -= np.float32(len(time_ticks) / window.bins)  # a large mean would cost the small numbers their digits
+    spectrum = np.fft.rfft(histogram).astype(np.complex64, copy=False)
+    spectrum[: 1 + window.bins // _SLOW] = 0
+    return spectrum
+
+
+def _highest(excess: NDArray[np.float32], lags: int) -> int:
+    """Return the lag, -lags to lags, with the most coincidences."""
+    after = int(np.argmax(excess[: lags + 1]))
+    before = int(np.argmax(excess[-lags:])) - lags
+    return after if excess[after] >= excess[before] else before
+
+
+def _peak_log_p(excess: NDArray[np.float32], lag: int, background: float) -> float:
+    """Judge a peak by the Poisson law, or by a wider one if the other bins vary more than that."""
+    if background <= 0:
+        return 0.0
+    peak = float(excess[lag])
+    near = excess[np.arange(lag - 2, lag + 3)]
+    bins = len(excess)
+    variance = (float(np.vdot(excess, excess)) - float(near @ near)) / bins
+    excessive = max(1.0, variance / background)
+    return poisson_log_tail((peak + background) / excessive, background / excessive)
