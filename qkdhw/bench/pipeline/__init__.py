@@ -1,0 +1,13 @@
+"""One streaming pipeline from a source of events to sifted bits: at a bench NumPy in, NumPy out."""
+
+from qkdhw.bench.pipeline.both_sites import SeededBytes, SiftReport, sift_both, sift_files
+from qkdhw.bench.pipeline.receiver import EventPipeline
+from qkdhw.bench.pipeline.records import PreparationRows, RecordReader, read_record_file
+from qkdhw.bench.pipeline.sender import SenderPipeline
+from qkdhw.bench.pipeline.sifted import PipelineStatistics, SenderStatistics, SiftedBits
+from qkdhw.bench.pipeline.sync_frame import SyncFrame
+
+__all__ = [
+    "EventPipeline", "PipelineStatistics", "PreparationRows", "RecordReader", "SeededBytes", "SenderPipeline",
+    "SenderStatistics", "SiftReport", "SiftedBits", "SyncFrame", "read_record_file", "sift_both", "sift_files",
+]  # fmt: skip
