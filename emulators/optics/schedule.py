@@ -50,8 +50,8 @@ class Schedule:
             )
         try:
             content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigurationError(f"{where}: {error}", remedy="write TOML") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigurationError(f"{where}: not TOML: {error}", remedy="correct that line") from error
         tables = content.pop("attack", [])
         if content or not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
             other = ", ".join(content) or "attack"

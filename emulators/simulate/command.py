@@ -149,7 +149,7 @@ def _end(
 
 
 def _schedule(attacks: list[str], file: Path | None) -> Schedule:
-    from qkdhw_emulators.optics.schedule import Schedule
+    from qkdhw_emulators.optics.schedule import MAX_TEXT_BYTES, Schedule
 
     given = Schedule.from_arguments(attacks)
     if file is None:
@@ -157,7 +157,9 @@ def _schedule(attacks: list[str], file: Path | None) -> Schedule:
     if attacks:
         raise ConfigurationError("--attack and --schedule exclude each other", remedy="Put all attacks into the file.")
     try:
-        return Schedule.from_toml(file.read_text("utf-8"), str(file))
+        with file.open("rb") as opened:
+            text = opened.read(MAX_TEXT_BYTES + 1).decode("utf-8")
+        return Schedule.from_toml(text, str(file))
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{file} is not UTF-8 text", remedy="Write it as TOML.") from error
 

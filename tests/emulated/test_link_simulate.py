@@ -279,6 +279,14 @@ def test_what_is_there_is_never_written_over(tmp_path, capsys, monkeypatch):
     assert files_in(tmp_path) == {"run/mine.toml": b"mine"}
 
 
+@pytest.mark.parametrize("value", ["[" * 5000, "9" * 5000])
+def test_deep_and_endless_values_are_refused_in_words(value, tmp_path, capsys, monkeypatch):
+    assert "channel" in refused(capsys, monkeypatch, PULSED, "--set", f"channel.length_km={value}")
+    (tmp_path / "deep.toml").write_text(f"attack = {value}")
+    assert "not TOML" in refused(capsys, monkeypatch, PULSED, "--schedule", tmp_path / "deep.toml")
+    assert "is above" in refused(capsys, monkeypatch, PULSED, "--schedule", "/dev/zero")
+
+
 def test_an_empty_folder_may_be_filled(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     simulate(PULSED, *ENOUGH, "--out", tmp_path / "run")
@@ -288,17 +296,14 @@ def test_an_empty_folder_may_be_filled(tmp_path, monkeypatch):
     assert files_in(tmp_path / "run") == files_in(tmp_path / "here")
 
 
-def heed_interrupts():
-    """A shell's background job inherits that SIGINT is ignored; a program at a terminal does not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# A shell's background job inherits that SIGINT is ignored; a program at a terminal does not.
+AS_AT_A_TERMINAL = ("env", "--default-signal=INT")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_run_that_is_told_to_end_leaves_nothing(tmp_path, number):
-    command = [sys.executable, "-m", "qkdhw", "link", "simulate", PULSED, "--duration", "100000"]
-    with subprocess.Popen(
-        [*command, "--out", tmp_path / "run"], preexec_fn=heed_interrupts, stderr=subprocess.PIPE, text=True
-    ) as program:
+    command = [*AS_AT_A_TERMINAL, sys.executable, "-m", "qkdhw", "link", "simulate", PULSED, "--duration", "100000"]
+    with subprocess.Popen([*command, "--out", tmp_path / "run"], stderr=subprocess.PIPE, text=True) as program:
         try:
             while not list(tmp_path.glob(".run.*.part/.bob.parquet.*")):
                 assert program.poll() is None
