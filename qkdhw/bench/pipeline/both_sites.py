@@ -18,6 +18,7 @@ from qkdhw.bench.pipeline.sender import SenderPipeline
 from qkdhw.bench.pipeline.sifted import PipelineStatistics, SenderStatistics, SiftedBits
 from qkdhw.errors import PeerProtocolError
 from qkdhw.events.wiring import FOUR_DETECTORS, Wiring
+from qkdhw.interfaces import TransmitterUnit
 from qkdhw.model import Basis
 from qkdhw.postprocessing.sifting import N_INTENSITIES
 
@@ -112,14 +113,21 @@ def sift_files(
     Raises:
         QkdhwError: Whatever ends one of the sites.
     """
+    sender = SenderPipeline(record, sync_pulses=sync_pulses, count_sent=True)
     with (
-        SenderPipeline(record, sync_pulses=sync_pulses, count_sent=True) as sender,
         EventPipeline(
-            events, wiring, period_ps=period_ps, window_ps=window_ps, sync_frame=sender.sync_frame, **options
+            events,
+            wiring,
+            period_ps=period_ps,
+            window_ps=window_ps,
+            sync_frame=lambda: sender.sync_frame,
+            **options,
         ) as receiver,
+        sender,  # second: a transmitter's light goes nowhere before the receiver runs
     ):
         report = sift_both(receiver, sender, on_sifted)
-        sender.read_on()
+        if not isinstance(record, TransmitterUnit):
+            sender.read_on()
         return SiftReport(report.kept, report.errors, sender.sent, report.receiver, report.sender)
 
 

@@ -47,7 +47,8 @@ class EventPipeline:
         period_ps: Nominal slot period of the transmitter, exact.
         window_ps: Full width of the window around a slot's centre.
         dead_time_ps: Longest dead time of the detectors; 0 switches the rule off.
-        sync_frame: What the transmitter disclosed, if the clock is to be found from it.
+        sync_frame: What the transmitter disclosed, if the clock is to be found from it; or a function that returns it,
+            called when the events are read already.
         clock: The clock, if it is known; exactly one of the two is given.
         max_ppm: Largest relative difference of the two clocks, parts per million.
         measured: For a receiver that switches: its record of bases (bit 1 of each byte); the wiring then says the bit.
@@ -69,7 +70,7 @@ class EventPipeline:
         period_ps: Fraction | int,
         window_ps: Fraction | int,
         dead_time_ps: Fraction | int = 0,
-        sync_frame: SyncFrame | None = None,
+        sync_frame: SyncFrame | Callable[[], SyncFrame] | None = None,
         clock: SlotClock | None = None,
         max_ppm: float = MAX_PPM,
         measured: RecordReader | None = None,
@@ -211,6 +212,8 @@ class EventPipeline:
 
     def _aligned(self) -> Gate:
         """Read until the clock is found; what was read waits and is gated afterwards."""
+        if callable(self._sync_frame):
+            self._sync_frame = self._sync_frame()
         frame, clock = self._sync_frame, self._clock
         wanted_ps = Fraction(0) if frame is None else len(frame.record) * self._period_ps + ALIGN_S * PS_PER_S
         while self._take_waiting() and self._waiting_ps() < wanted_ps:
@@ -245,7 +248,7 @@ class EventPipeline:
 
     def _select(self, gated: GatedBlock) -> GatedBlock:
         """Leave out the sync frame, and put in the bases that a switch chose."""
-        if self._sync_frame is not None:
+        if isinstance(self._sync_frame, SyncFrame):
             begin = int(np.searchsorted(gated.slot, self._sync_frame.end_slot))
             if begin:
                 self._add(n_sync_frame=begin)
