@@ -94,8 +94,8 @@ def fold_residuals(
         raise ValueError(f"slice_shift is {slice_shift}, outside 0 .. 61")
     if columns < 2 or columns & 1:
         raise ValueError("histogram must have an even number of columns")
-    if not 0 <= bin_shift <= 60 or <int128>columns << bin_shift > <int128>1 << 61:
-        raise ValueError("histogram spans more than 2^29 ticks")
+    if not 0 <= bin_shift <= 80 or columns > <int128>1 << (92 - bin_shift):
+        raise ValueError("histogram spans more than 2^60 ticks")
     if abs(first_ticks) >= TIME_LIMIT:
         raise ValueError(f"first_ticks is {first_ticks}, beyond 2^62")
     cdef PairMap clock = make_map(ref_a_ticks, ref_b_ticks, phase_q32, rate_q48)
@@ -135,10 +135,10 @@ cdef int64_t fold_pairs(
 ) except? -1 nogil:
     cdef Py_ssize_t i, j, row, lowest = 0
     cdef Py_ssize_t rows = histogram.shape[0], columns = histogram.shape[1]
-    cdef int64_t half_q32 = <int64_t>(columns >> 1) << bin_shift
-    cdef int64_t half_ticks = (half_q32 >> 32) + 1
-    cdef int64_t pairs = 0, previous = -TIME_LIMIT, ticks, target, rest_q32, residual_q32
-    cdef int128 mapped, limit_q32 = <int128>TIME_LIMIT * ONE_TICK_Q32
+    cdef int128 half_q32 = <int128>(columns >> 1) << bin_shift
+    cdef int64_t half_ticks = <int64_t>(half_q32 >> 32) + 1
+    cdef int64_t pairs = 0, previous = -TIME_LIMIT, ticks, target, rest_q32
+    cdef int128 residual_q32, mapped, limit_q32 = <int128>TIME_LIMIT * ONE_TICK_Q32
     for i in range(a_ticks.shape[0]):
         ticks = a_ticks[i]
         if ticks < previous or ticks >= TIME_LIMIT:
@@ -161,8 +161,8 @@ cdef int64_t fold_pairs(
                 break
             if b_ticks[j] < target - half_ticks:
                 return -1 - i
-            residual_q32 = (b_ticks[j] - target) * ONE_TICK_Q32 - rest_q32
+            residual_q32 = <int128>(b_ticks[j] - target) * ONE_TICK_Q32 - rest_q32
             if -half_q32 <= residual_q32 < half_q32:
-                histogram[row, (residual_q32 + half_q32) >> bin_shift] += 1
+                histogram[row, <Py_ssize_t>((residual_q32 + half_q32) >> bin_shift)] += 1
                 pairs += 1
     return pairs

@@ -12,7 +12,6 @@ detection of correlated photon pairs".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
@@ -24,7 +23,8 @@ from qkdhw._core import folding as kernels
 
 ONE_TICK_Q32 = 1 << 32
 ONE_Q48 = 1 << 48
-_SLOW = 1024  # structure wider than this fraction's inverse of the period is no coincidence peak
+_SLOW = 1024  # what varies over more than 1/512 of the period is no coincidence peak
+_SIDE_LAGS = 512  # lags seen at least, to judge how much they vary
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,31 +90,43 @@ class PairClock:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What is correlated with what.
+    """What is correlated with what: a row of windows, one after the other.
 
     Attributes:
         first_ticks: The first moment of A.
-        span_ticks: How long A is looked at, in its ticks.
+        span_ticks: How long a window is, in ticks of A.
+        count: Number of windows.
         reach_ticks: How far from where the clock says the offset may lie, in ticks of A.
         period_log2: The fold period is 2^this ticks of A; at least span + 2 reach, or coincidences are lost.
-        bins: A power of two.
+        bins: A power of two, at least 2^10.
     """
 
     first_ticks: int
     span_ticks: int
+    count: int
     reach_ticks: int
     period_log2: int
     bins: int
 
     @property
+    def total_ticks(self) -> int:
+        """How long all windows are."""
+        return self.count * self.span_ticks
+
+    @property
+    def middle_ticks(self) -> int:
+        """The middle of them: where the offset is found."""
+        return self.first_ticks + self.total_ticks // 2
+
+    @property
     def lags(self) -> int:
         """Lags looked at on either side of zero."""
-        return min((self.reach_ticks * self.bins >> self.period_log2) + 1, self.bins // 2 - 1)
+        return min((self.reach_ticks * self.bins >> self.period_log2) + 1, self.bins // 2 - self.count - 1)
 
     @property
     def coherence(self) -> float:
-        """Bins that A lies in; a rate wrong by the inverse smears a peak over two bins."""
-        return self.bins * self.span_ticks / 2.0**self.period_log2
+        """Bins that lie in all windows; a rate that is wrong by the inverse smears a peak over two bins."""
+        return self.bins * self.total_ticks / 2.0**self.period_log2
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,55 +154,89 @@ class PairPeak:
 
 
 def find_pair_peak(
-    a_ticks: NDArray[np.int64],
-    b_ticks: NDArray[np.int64],
-    clock: PairClock,
-    window: Window,
-    rates_q48: Iterable[int],
+    a_ticks: NDArray[np.int64], b_ticks: NDArray[np.int64], clock: PairClock, window: Window, max_error: float
 ) -> PairPeak:
-    """Correlate a window of two streams at each of some rates.
+    """Correlate two streams at all offsets within reach and at all rates near that of a clock.
+
+    A few rates are enough to correlate one window. To add the windows up, each is moved by whole bins for every rate
+    that all of them together can tell.
 
     Args:
         a_ticks: int64 (n,), times of A, ascending.
         b_ticks: int64 (m,), times of B, ascending.
         clock: About where the offset lies.
         window: What is looked at.
-        rates_q48: Ticks of B to a tick of A, in 2^-48, to be tried.
+        max_error: Largest relative error of the clock's rate.
 
     Returns:
         The highest peak, significant or not.
     """
-    start = clock.rebased(window.first_ticks)
-    a_part = cut(a_ticks, window.first_ticks, window.first_ticks + window.span_ticks)
-    b_part = cut(
-        b_ticks,
-        start.map_q32(window.first_ticks - window.reach_ticks) >> 32,
-        start.map_q32(window.first_ticks + window.span_ticks + window.reach_ticks) >> 32,
+    middle = clock.rebased(window.middle_ticks)
+    firsts = [window.first_ticks + k * window.span_ticks for k in range(window.count)]
+    a_parts = [cut(a_ticks, first, first + window.span_ticks) for first in firsts]
+    a_spectra = [_spectrum(part, first, ONE_Q48, window).conj() for part, first in zip(a_parts, firsts, strict=True)]
+    step = middle.rate_q48 / window.coherence
+    steps = max(0, math.ceil(max_error * window.coherence - 0.5))
+    height, lag, found, background, best = -math.inf, 0, middle, 0.0, np.zeros(0, np.float32)
+    for coarse in range(-round(steps / window.count), round(steps / window.count) + 1):
+        turned = middle.rebased(window.middle_ticks, stretch_q48=round(coarse * window.count * step))
+        rows, accidentals = _correlate(a_parts, a_spectra, b_ticks, turned, window, firsts)
+        for fine in range(-(window.count // 2), window.count // 2 + 1):
+            if abs(coarse * window.count + fine) > steps:
+                continue
+            excess = _add_moved(rows, fine, window)
+            zero = len(excess) // 2
+            place = zero - window.lags + int(np.argmax(excess[zero - window.lags : zero + window.lags + 1]))
+            if excess[place] > height:
+                height, lag, background, best = float(excess[place]), place - zero, accidentals, excess
+                found = turned.rebased(window.middle_ticks, stretch_q48=round(fine * step))
+    bin_q32 = (found.rate_q48 << window.period_log2 >> 16) // window.bins
+    return PairPeak(
+        clock=found.rebased(window.middle_ticks, shift_q32=lag * bin_q32),
+        pairs=height,
+        background=background,
+        log_p=_peak_log_p(best, len(best) // 2 + lag, background),
+        looks=(2 * steps + 1) * (2 * window.lags + 1),
     )
-    a_spectrum = _spectrum(a_part, window.first_ticks, 1 << 48, window).conj()
-    background = len(a_part) * len(b_part) / window.bins
-    best, best_excess, best_lag, best_rate_q48, tried = None, -math.inf, 0, start.rate_q48, 0
-    for rate_q48 in rates_q48:
-        product = _spectrum(b_part, start.ref_b_ticks, rate_q48, window)
+
+
+def _correlate(
+    a_parts: list[NDArray[np.int64]],
+    a_spectra: list[NDArray[np.complex64]],
+    b_ticks: NDArray[np.int64],
+    clock: PairClock,
+    window: Window,
+    firsts: list[int],
+) -> tuple[list[NDArray[np.float32]], float]:
+    """Return, for each window, coincidences above the background at lags around 0, and all windows' background."""
+    rows = []
+    background = 0.0
+    side = min(max(window.lags, _SIDE_LAGS) + window.count, window.bins // 2 - 1)
+    for a_part, a_spectrum, first in zip(a_parts, a_spectra, firsts, strict=True):
+        b_part = cut(
+            b_ticks,
+            clock.map_q32(first - window.reach_ticks) >> 32,
+            clock.map_q32(first + window.span_ticks + window.reach_ticks) >> 32,
+        )
+        product = _spectrum(b_part, clock.map_q32(first) >> 32, clock.rate_q48, window)
         product *= a_spectrum
         excess = np.fft.irfft(product, window.bins).astype(np.float32, copy=False)
-        lag = _highest(excess, window.lags)
-        tried += 1
-        if excess[lag] > best_excess:
-            best, best_excess, best_lag, best_rate_q48 = excess, float(excess[lag]), lag, rate_q48
-    if best is None:
-        raise ValueError("no rate to try")
-    period_b_q32 = best_rate_q48 << window.period_log2 >> 16
-    found = PairClock(window.first_ticks, start.ref_b_ticks, 0, best_rate_q48).rebased(
-        window.first_ticks, shift_q32=best_lag * period_b_q32 // window.bins
-    )
-    return PairPeak(
-        clock=found.rebased(window.first_ticks + window.span_ticks // 2),
-        pairs=best_excess,
-        background=background,
-        log_p=_peak_log_p(best, best_lag, background),
-        looks=tried * (2 * window.lags + 1),
-    )
+        rows.append(np.concatenate([excess[-side:], excess[: side + 1]]))
+        background += len(a_part) * len(b_part) / window.bins
+    return rows, background
+
+
+def _add_moved(rows: list[NDArray[np.float32]], fine: int, window: Window) -> NDArray[np.float32]:
+    """Add the windows' correlations, moved as a rate that is `fine` steps higher moves them."""
+    if len(rows) == 1:
+        return rows[0]
+    margin = window.count
+    size = len(rows[0]) - 2 * margin
+    total = np.zeros(size, np.float32)
+    for k, row in enumerate(rows):
+        begin = margin + round(fine * (k - (window.count - 1) / 2) / window.count)
+        total += row[begin : begin + size]
+    return total
 
 
 def cut(time_ticks: NDArray[np.int64], begin_ticks: int, end_ticks: int) -> NDArray[np.int64]:
@@ -219,20 +265,12 @@ def _spectrum(time_ticks: NDArray[np.int64], ref_ticks: int, rate_q48: int, wind
     return spectrum
 
 
-def _highest(excess: NDArray[np.float32], lags: int) -> int:
-    """Return the lag, -lags to lags, with the most coincidences."""
-    after = int(np.argmax(excess[: lags + 1]))
-    before = int(np.argmax(excess[-lags:])) - lags
-    return after if excess[after] >= excess[before] else before
-
-
-def _peak_log_p(excess: NDArray[np.float32], lag: int, background: float) -> float:
+def _peak_log_p(excess: NDArray[np.float32], place: int, background: float) -> float:
     """Judge a peak by the Poisson law, or by a wider one if the other bins vary more than that."""
     if background <= 0:
         return 0.0
-    peak = float(excess[lag])
-    near = excess[np.arange(lag - 2, lag + 3)]
-    bins = len(excess)
-    variance = (float(np.vdot(excess, excess)) - float(near @ near)) / bins
+    peak = float(excess[place])
+    near = excess[max(0, place - 2) : place + 3]
+    variance = (float(np.vdot(excess, excess)) - float(np.vdot(near, near))) / len(excess)
     excessive = max(1.0, variance / background)
     return poisson_log_tail((peak + background) / excessive, background / excessive)

@@ -1,0 +1,156 @@
+"""Time differences of single pairs of events: the fine steps of aligning two sites.
+
+Residuals are counted by the time of A (rows) and by size (columns). The true pairs lie on a line, whose slope is the
+error of the clock's rate; sheared by as much, they stand on one column. The columns are narrowed, then the window is
+lengthened, and at last a line is fitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkdhw._core import folding as kernels
+from qkdhw.errors import NonMonotonicTimeError
+from qkdhw.events.pair_correlation import PairClock, Window, cut, poisson_log_tail
+
+COLUMNS = 128
+_ROWS = 32
+_REACH = 24  # columns to either side that the offset, and the shear from the first row to the last, may be off
+_NEAR = 2.5  # columns to either side that belong to the peak
+_MIN_KEPT = 0.35  # fraction of the pairs that a finer column or a longer window must keep
+
+
+@dataclass(frozen=True, slots=True)
+class Residuals:
+    """Residuals by time (rows) and size (columns), and the line through the peak.
+
+    Attributes:
+        base: The clock that residuals are counted from; its reference is the middle row.
+        histogram: int64 (_ROWS, COLUMNS).
+        bin_shift: A column is 2^this / 2^32 ticks of B wide.
+        span_log2: All rows are 2^this ticks of A long.
+        place: Where the line crosses the middle row, in columns from the middle.
+        slope: Columns from the first row to the last.
+        pairs: Coincidences in the column at the best slope, accidentals subtracted.
+        accidentals: Expected there.
+        log_p: Logarithm of the probability that a given column at a given slope has as many by accident.
+    """
+
+    base: PairClock
+    histogram: NDArray[np.int64]
+    bin_shift: int
+    span_log2: int
+    place: float
+    slope: float
+    pairs: float
+    accidentals: float
+    log_p: float
+
+    @property
+    def clock(self) -> PairClock:
+        """The clock that the line stands for."""
+        return self.base.rebased(
+            self.base.ref_a_ticks,
+            shift_q32=round(self.place * 2.0**self.bin_shift),
+            stretch_q48=round(self.slope * 2.0 ** (self.bin_shift + 16 - self.span_log2)),
+        )
+
+
+def refine_pairs(
+    a_ticks: NDArray[np.int64],
+    b_ticks: NDArray[np.int64],
+    clock: PairClock,
+    window: Window,
+    bin_q32: int,
+    finest: int,
+    common: tuple[int, int],
+    span_ticks: int,
+) -> Residuals:
+    """Narrow the columns to `finest` (as a power of two of 2^-32 ticks), then lengthen the window, then fit a line."""
+    span_log2 = window.total_ticks.bit_length() - 1
+    bin_shift = max(bin_q32.bit_length() - 3, finest)
+    best = _fold(a_ticks, b_ticks, clock, bin_shift, span_log2, common)
+    while best.bin_shift > finest:
+        next_shift = max(best.bin_shift - 2, finest)
+        finer = _fold(a_ticks, b_ticks, best.clock, next_shift, span_log2, common)
+        if finer.pairs < _MIN_KEPT * best.pairs:
+            break  # narrower than the peak
+        best = finer
+    longest = min(span_ticks, common[1] - common[0]).bit_length() - 1
+    while best.span_log2 < longest:
+        next_span = min(best.span_log2 + 2, longest)
+        longer = _fold(a_ticks, b_ticks, best.clock, best.bin_shift, next_span, common)
+        if longer.pairs < _MIN_KEPT * best.pairs * 2 ** (next_span - best.span_log2):
+            break  # the rate is not constant for so long, or the light went out
+        best = longer
+    place, slope = _fit_line(best.histogram, best.place, best.slope)
+    return replace(best, place=place, slope=slope)
+
+
+def _fold(
+    a_ticks: NDArray[np.int64],
+    b_ticks: NDArray[np.int64],
+    clock: PairClock,
+    bin_shift: int,
+    span_log2: int,
+    common: tuple[int, int],
+) -> Residuals:
+    """Find the offset and the rate at which the residuals of most pairs share one column."""
+    span = 1 << span_log2
+    slice_log2 = span_log2 - (_ROWS.bit_length() - 1)
+    first = max(min(clock.ref_a_ticks - span // 2, common[1] - span), common[0])
+    clock = clock.rebased(first + span // 2)
+    a_part = cut(a_ticks, first, first + span)
+    margin = (COLUMNS << bin_shift >> 33) + 1
+    b_part = cut(b_ticks, (clock.map_q32(first) >> 32) - margin, (clock.map_q32(first + span) >> 32) + margin + 1)
+    histogram = np.zeros((_ROWS, COLUMNS), np.int64)
+    done = kernels.fold_residuals(
+        a_part, b_part, clock.ref_a_ticks, clock.ref_b_ticks, clock.phase_q32, clock.rate_q48, first, slice_log2,
+        bin_shift, histogram,
+    )  # fmt: skip
+    if done < 0:
+        raise NonMonotonicTimeError(
+            f"time goes backwards near photon {-1 - done} of the window",
+            index=-1 - done,
+            remedy="Sort the streams by time first, or check the time taggers for overflows.",
+        )
+    slope, place, pairs, accidentals, log_p = _best_column(histogram)
+    return Residuals(clock, histogram, bin_shift, span_log2, place, slope, pairs, accidentals, log_p)
+
+
+def _best_column(histogram: NDArray[np.int64]) -> tuple[float, float, float, float, float]:
+    """Return shear (columns over all rows), place (columns from the middle), pairs, accidentals and log of chance."""
+    slopes = np.arange(-_REACH, _REACH + 1)
+    places = np.arange(COLUMNS // 2 - _REACH, COLUMNS // 2 + _REACH)
+    row = np.arange(_ROWS)
+    moved = np.rint(slopes[:, None] * ((row + 0.5) / _ROWS - 0.5)).astype(np.int64)
+    total = sum(histogram[k, moved[:, k, None] + places] for k in range(_ROWS))
+    best_slope, best_place = np.unravel_index(int(np.argmax(total)), total.shape)
+    count = int(total[best_slope, best_place])
+    accidentals = (int(histogram.sum()) - count) / (COLUMNS - 1)
+    log_p = poisson_log_tail(count, accidentals if accidentals > 0 else 1e-9)
+    place = float(places[best_place]) + 0.5 - COLUMNS / 2
+    return float(slopes[best_slope]), place, count - accidentals, accidentals, log_p
+
+
+def _fit_line(histogram: NDArray[np.int64], place: float, slope: float) -> tuple[float, float]:
+    """Fit a line through the peak by least squares, accidentals subtracted; return place in the middle and slope."""
+    x = ((np.arange(_ROWS) + 0.5) / _ROWS - 0.5)[:, None] + np.zeros((1, COLUMNS))
+    y = (np.arange(COLUMNS) + 0.5 - COLUMNS / 2)[None, :] + np.zeros((_ROWS, 1))
+    for _ in range(3):
+        error = y - place - slope * x
+        near = np.abs(error) <= _NEAR
+        accidentals = np.where(near, 0, histogram).sum(axis=1) / np.maximum(1, (~near).sum(axis=1))
+        w = np.where(near, histogram - accidentals[:, None], 0.0)
+        sum_w = float(w.sum())
+        mean_x, mean_y = float((w * x).sum()) / sum_w, float((w * error).sum()) / sum_w
+        variance = float((w * (x - mean_x) ** 2).sum())
+        if sum_w <= 0 or variance <= 0:
+            break
+        change = float((w * (x - mean_x) * error).sum()) / variance
+        place += mean_y - change * mean_x
+        slope += change
+    return place, slope
