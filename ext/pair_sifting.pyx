@@ -245,34 +245,67 @@ cdef Py_ssize_t lay(
 ) except -1 nogil:
     """Find, for each detection whose window the own stream has passed, the first own event in its tracking window.
 
-    Write those that have one; return how many. The last own event lies beyond each window: it ends every scan.
+    Write those that have one; return how many. Four parts of the block are scanned in turns, so that the processor
+    need not wait for one place to look for the next. The last own event lies beyond each window: it ends every scan.
     """
-    cdef Py_ssize_t n = ticks.shape[0], n_near = 0, p = state[CURSOR]
-    cdef int64_t i, low, tracking = rule.tracking, last = ticks[n - 1] if n else -(<int64_t>1 << 62)
+    cdef Py_ssize_t n = ticks.shape[0], n_near = 0, p0 = state[CURSOR], p1, p2, p3
+    cdef int64_t tracking = rule.tracking, begin = state[RESOLVED], end = begin, size = state[BLOCK_SIZE], part, i
+    while end < size and n and block_time[end] + tracking < ticks[n - 1]:
+        end += 1
+    part = (end - begin) // 4
+    if part:
+        p1 = gallop(ticks, p0, block_time[begin + part] - tracking)
+        p2 = gallop(ticks, p1, block_time[begin + 2 * part] - tracking)
+        p3 = gallop(ticks, p2, block_time[begin + 3 * part] - tracking)
+        for i in range(begin, begin + part):
+            p0 = near_event[i] = advance(ticks, n, p0, block_time[i] - tracking)
+            p1 = near_event[i + part] = advance(ticks, n, p1, block_time[i + part] - tracking)
+            p2 = near_event[i + 2 * part] = advance(ticks, n, p2, block_time[i + 2 * part] - tracking)
+            p3 = near_event[i + 3 * part] = advance(ticks, n, p3, block_time[i + 3 * part] - tracking)
+        p0 = p3
+    for i in range(begin + 4 * part, end):
+        p0 = near_event[i] = advance(ticks, n, p0, block_time[i] - tracking)
+    for i in range(begin, end):
+        near_detection[n_near] = <int32_t>i
+        p1 = near_event[n_near] = near_event[i]  # n_near <= i
+        n_near += ticks[p1] <= block_time[i] + tracking
+    if end < size:
+        p0 = gallop(ticks, p0, block_time[end] - tracking)
+    state[CURSOR] = p0
+    state[RESOLVED] = end
+    return n_near
+
+
+cdef inline Py_ssize_t advance(const int64_t[::1] ticks, Py_ssize_t n, Py_ssize_t p, int64_t low) except -1 nogil:
+    """The first of the own events p .. n - 1 that is not before low; one is not. It is near."""
     cdef uint64_t less
     cdef int e
-    for i in range(state[RESOLVED], state[BLOCK_SIZE]):
-        low = block_time[i] - tracking
-        while p + 8 <= n:
-            less = 0
-            for e in range(8):
-                less += <uint64_t>(ticks[p + e] - low) >> 63
-            p += less
-            if less < 8:
-                break
+    while p + 8 <= n:
+        less = 0
+        for e in range(8):
+            less += <uint64_t>(ticks[p + e] - low) >> 63
+        p += less
+        if less < 8:
+            return p
+    while ticks[p] < low:
+        p += 1
+    return p
+
+
+cdef Py_ssize_t gallop(const int64_t[::1] ticks, Py_ssize_t p, int64_t low) except -1 nogil:
+    """The first of the own events p .. that is not before low, or how many there are. It may be far."""
+    cdef Py_ssize_t n = ticks.shape[0], step = 8, middle
+    while p + step < n and ticks[p + step] < low:
+        p += step + 1
+        step *= 2
+    n = min(n, p + step)
+    while p < n:
+        middle = (p + n) >> 1
+        if ticks[middle] < low:
+            p = middle + 1
         else:
-            while p < n and ticks[p] < low:
-                p += 1
-        if last <= block_time[i] + tracking:
-            state[RESOLVED] = i
-            break
-        near_detection[n_near] = <int32_t>i
-        near_event[n_near] = p
-        n_near += ticks[p] <= block_time[i] + tracking
-    else:
-        state[RESOLVED] = state[BLOCK_SIZE]
-    state[CURSOR] = p
-    return n_near
+            n = middle
+    return p
 
 
 cdef int match(
