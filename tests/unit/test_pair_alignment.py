@@ -1,0 +1,161 @@
+"""Clocks of two sites that share photon pairs: found at every offset and rate asked for, and never where there is none.
+
+The long campaigns that the short ones here stand for: tests/benchmarks/campaign_alignment.py.
+"""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from pair_streams import TICK_PS, pair_streams
+
+from qkdhw.errors import ClockAlignmentError, NonMonotonicTimeError
+from qkdhw.events.pair_alignment import align_pairs
+from qkdhw.events.pair_correlation import PairClock, Window, find_pair_peak, poisson_log_tail
+from qkdhw.model import DetectionBlock
+
+MAX_OFFSET_S = 0.1
+MAX_PPM = 20.0
+
+
+def block(ticks, tick_ps=TICK_PS):
+    return DetectionBlock(ticks, np.ones(len(ticks), np.uint8), np.zeros(len(ticks), np.uint8), tick_ps)
+
+
+def blocks(streams):
+    return block(streams.a_ticks, streams.a_tick_ps), block(streams.b_ticks, streams.b_tick_ps)
+
+
+def aligned_anywhere(seed, **options):
+    """Align streams with an offset and a rate drawn from all that is asked for; return streams and alignment."""
+    rng = np.random.default_rng([seed, 1])
+    rate = rng.uniform(-MAX_PPM, MAX_PPM) * 1e-6
+    # The offset is what it is at the moment looked at; the clocks part by 40 us until then.
+    offset_s = rng.uniform(-1, 1) * (MAX_OFFSET_S - 50e-6)
+    streams = pair_streams([seed, 2], offset_s=offset_s, rate=rate, **options)
+    return streams, align_pairs(*blocks(streams), max_offset_s=MAX_OFFSET_S, max_ppm=MAX_PPM)
+
+
+def assert_within_a_bin(streams, found):
+    assert found.resolution_ticks <= 8  # 1 ns
+    assert abs(streams.error_ticks(found.clock)) <= found.resolution_ticks
+    assert abs(float(found.relative_rate) - streams.rate) < 1e-9
+    assert found.significance >= 6
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_offset_is_found_within_one_bin(seed):
+    assert_within_a_bin(*aligned_anywhere(seed))
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_corners_of_the_search_are_reached(sign):
+    for other in (-1, 1):
+        streams = pair_streams(5, offset_s=sign * (MAX_OFFSET_S - 50e-6), rate=other * MAX_PPM * 1e-6)
+        assert_within_a_bin(streams, align_pairs(*blocks(streams), max_offset_s=MAX_OFFSET_S, max_ppm=MAX_PPM))
+
+
+def test_sites_may_count_in_different_ticks():
+    streams = pair_streams(
+        6, offset_s=-0.0123, rate=7e-6, singles=(2e5, 5e4), pairs=5e3, span_s=1.0,
+        a_tick_ps=Fraction(125, 32), b_tick_ps=Fraction(81),
+    )  # fmt: skip
+    found = align_pairs(*blocks(streams))
+    assert abs(streams.error_ticks(found.clock)) * 81 <= 1000
+    assert abs(float(found.relative_rate) - 7e-6) < 1e-9
+
+
+def test_bright_short_streams_need_no_more_than_they_hold():
+    streams = pair_streams(7, singles=(1e6, 3e5), pairs=1e5, span_s=0.05, offset_s=2e-3, rate=-2e-5)
+    found = align_pairs(*blocks(streams), max_offset_s=5e-3)
+    assert abs(streams.error_ticks(found.clock)) <= found.resolution_ticks
+
+
+def test_coarse_pulses_need_a_coarse_resolution():
+    streams = pair_streams(8, singles=(5e4, 5e4), pairs=5e3, offset_s=0.01, jitter_s=1e-7, span_s=1.0)
+    found = align_pairs(*blocks(streams), resolution_ps=2e5)
+    assert abs(streams.error_ticks(found.clock)) <= found.resolution_ticks
+    with pytest.raises(ClockAlignmentError, match="finer"):
+        align_pairs(*blocks(streams), resolution_ps=1000)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_streams_without_pairs_are_refused(seed):
+    streams = pair_streams([seed, 9], pairs=0)
+    with pytest.raises(ClockAlignmentError, match="no common offset"):
+        align_pairs(*blocks(streams), max_bins=1 << 16)
+
+
+def test_light_that_flickers_alike_at_both_sites_is_no_lock():
+    rng = np.random.default_rng(10)
+
+    def flickering():
+        t = np.sort(rng.uniform(0, 2.0, 400_000))
+        return t[rng.random(len(t)) < 0.5 + 0.45 * np.sin(2 * np.pi * 100 * t)]
+
+    a, b = ((flickering() / 125e-12).astype(np.int64) for _ in range(2))
+    with pytest.raises(ClockAlignmentError):
+        align_pairs(block(a), block(b), max_ppm=1.0, max_bins=1 << 17)
+
+
+def test_an_offset_or_a_rate_beyond_what_is_searched_is_refused():
+    for options in ({"offset_s": 0.03}, {"rate": 60e-6}):
+        streams = pair_streams(11, singles=(2e4, 2e4), pairs=1e3, span_s=1.0, **options)
+        with pytest.raises(ClockAlignmentError):
+            align_pairs(*blocks(streams), max_offset_s=0.02, max_ppm=10, max_bins=1 << 17)
+
+
+def test_the_reported_chance_is_not_smaller_than_the_true_one():
+    # Without pairs, at most one search in twenty may claim a chance of 5 % or less.
+    runs, claims = 200, 0
+    window = Window(1 << 24, 1 << 27, 2, 1 << 24, 28, 1 << 13)
+    for seed in range(runs):
+        streams = pair_streams([seed, 12], pairs=0, span_s=0.06, singles=(2e5, 2e5))
+        peak = find_pair_peak(streams.a_ticks, streams.b_ticks, PairClock.nominal(TICK_PS, TICK_PS), window, 1e-3)
+        claims += peak.global_log_p <= math.log(0.05)
+    assert claims <= 22  # 10 expected; 22 has a chance of 4e-4
+
+
+def test_the_bound_of_the_tail_lies_above_the_tail_and_near_it():
+    for mean in (0.01, 0.7, 5.0, 300.0, 4e4):
+        for sigmas in (2, 8):
+            count = math.ceil(mean + sigmas * math.sqrt(mean) + 3)
+            first = count * math.log(mean) - mean - math.lgamma(count + 1)
+            ratios = np.cumprod(mean / np.arange(count + 1.0, count + 2000))
+            tail = first + math.log(1 + ratios.sum())
+            assert tail <= poisson_log_tail(count, mean) + 1e-9 <= tail + 0.3
+    assert poisson_log_tail(3, 5.0) == 0.0
+    assert poisson_log_tail(3, 0.0) == 0.0
+
+
+def test_too_few_photons_or_no_common_time_are_named():
+    few = block(np.arange(15))
+    many = block(np.arange(0, 10**6, 100))
+    with pytest.raises(ClockAlignmentError, match="too few"):
+        align_pairs(few, many)
+    with pytest.raises(ClockAlignmentError, match="overlap"):
+        align_pairs(many, block(many.time_ticks + 10**7))
+
+
+def test_time_that_goes_backwards_is_named():
+    streams = pair_streams(13, span_s=0.5)
+    ticks = streams.b_ticks.copy()
+    ticks[len(ticks) // 2] = ticks[len(ticks) // 2 + 5]
+    with pytest.raises(NonMonotonicTimeError):
+        align_pairs(block(streams.a_ticks), block(ticks))
+
+
+def test_too_few_bins_are_a_mistake():
+    streams = pair_streams(14, span_s=0.1)
+    with pytest.raises(ValueError, match="max_bins"):
+        align_pairs(*blocks(streams), max_bins=1 << 10)
+
+
+def test_a_clock_is_exact_after_a_day():
+    clock = PairClock.nominal(Fraction(125), Fraction(1)).rebased(10**9, shift_q32=12345, stretch_q48=-777)
+    far = 10**9 + 691_200_000_000_000  # a day of 125 ps
+    assert clock.rebased(far).map_q32(far + 4096) == clock.map_q32(far + 4096)
+    assert clock.map_ticks(far) == Fraction(clock.map_q32(far), 1 << 32)
+    assert clock.rate == 125 - Fraction(777, 1 << 48)
+    assert abs(clock.invert(math.floor(clock.map_ticks(far))) - far) <= 1
