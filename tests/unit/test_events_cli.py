@@ -116,3 +116,18 @@ def test_a_full_disk(tmp_path, ending):
 def test_formats_are_listed():
     assert "ptu" in json.loads(qkdhw("formats", "--json").stdout)
     assert "quTAG BINARY" in qkdhw("formats").stdout
+
+
+def test_rates_and_intervals_are_drawn_and_nothing_is_replaced(tmp_path):
+    for name in ("rates.png", "rates.svg"):
+        done = qkdhw("plot", VECTORS / "t2.ptu", tmp_path / name, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["mean_rate_hz"]
+    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
+    assert b"channel 1" in (tmp_path / "rates.svg").read_bytes() or b"<svg" in (tmp_path / "rates.svg").read_bytes()
+    for wrong, said in (("rates.png", "exists already"), ("rates.gif", ".svg")):
+        refused = qkdhw("plot", VECTORS / "t2.ptu", tmp_path / wrong)
+        assert refused.returncode == 1
+        assert said in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert qkdhw("plot", VECTORS / "t2.ptu").returncode == 1

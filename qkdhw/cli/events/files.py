@@ -1,4 +1,4 @@
-"""`qkdhw events`: record detection events, look at files of them and convert them."""
+"""`qkdhw events info`, `convert`, `record` and `formats`: files of detection events as they are."""
 
 from __future__ import annotations
 
@@ -9,28 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from qkdhw.bench import open_bench, record_events
 from qkdhw.cli.console import JsonOption, err, out, plain, print_json
+from qkdhw.cli.events.options import FileArgument, FormatOption, TolerantOption, check_out, with_progress
 from qkdhw.cli.target import TimeoutOption
 from qkdhw.errors import ConfigurationError
-from qkdhw.formats import FORMATS, EventCounter, EventFile, EventReport, open_events, write_events
-from qkdhw.model import DetectionBlock
-
-app = typer.Typer(help="Record detection events, look at files of them and convert them.", no_args_is_help=True)
-
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="File of detection events.")]
-FormatOption = Annotated[
-    str | None, typer.Option("--format", help="Format of FILE; found from its content if not given.")
-]
-TolerantOption = Annotated[
-    bool, typer.Option("--tolerant", help="Read what is whole in a damaged file, and count the rest.")
-]
+from qkdhw.formats import FORMATS, EventCounter, EventReport, open_events, write_events
 
 
-@app.command()
 def info(
     file: FileArgument,
     format_name: FormatOption = None,
@@ -40,7 +29,7 @@ def info(
     """Count a file's events per kind and channel and report rate, duration and anomalies."""
     source = open_events(file, format_name, tolerant=tolerant)
     counter = EventCounter()
-    for block in _with_progress(source, "reading"):
+    for block in with_progress(source, "reading"):
         counter.add(block)
     report = counter.report(source)
     if as_json:
@@ -49,7 +38,6 @@ def info(
         _print_report(report)
 
 
-@app.command()
 def convert(
     file: FileArgument,
     out_file: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; it appears whole or not at all.")],
@@ -62,11 +50,11 @@ def convert(
     as_json: JsonOption = False,
 ) -> None:
     """Write a file's events in another format, exactly or not at all; times are never rounded."""
-    _check_out(file, out_file, force=force)
+    check_out(file, out_file, force=force)
     source = open_events(file, format_name, tolerant=tolerant)
     left_out = write_events(
         out_file,
-        _with_progress(source, "converting"),
+        with_progress(source, "converting"),
         out_format,
         tick_ps=source.tick_ps,
         fine_tick_ps=source.fine_tick_ps,
@@ -88,7 +76,6 @@ def convert(
         )  # fmt: skip
 
 
-@app.command()
 def record(
     bench: Annotated[Path, typer.Argument(metavar="BENCH", help="Bench file; all of its units are opened and set.")],
     unit: Annotated[str, typer.Argument(metavar="UNIT", help="The tagger's name in the bench file.")],
@@ -133,18 +120,6 @@ def record(
         out.print(f"{recorded.missed:,} events were lost by the unit", highlight=False, soft_wrap=True)
 
 
-def _check_out(file: Path, out_file: Path, *, force: bool) -> None:
-    """Refuse to write over the events that are read, and over another file unless that is asked for."""
-    exists = out_file.exists()
-    if file.resolve() == out_file.resolve() or (exists and file.exists() and file.samefile(out_file)):
-        raise ConfigurationError(f"{file} and {out_file} are the same file", remedy="Give OUT another name.")
-    if (exists or out_file.is_symlink()) and not force:
-        raise ConfigurationError(
-            f"{out_file} exists already", remedy="Give OUT another name, or replace it with --force."
-        )
-
-
-@app.command()
 def formats(as_json: JsonOption = False) -> None:
     """List the formats and the file name endings that ask for each when writing."""
     if as_json:
@@ -154,16 +129,6 @@ def formats(as_json: JsonOption = False) -> None:
     for name, known in FORMATS.items():
         table.add_row(name, known.description, " ".join(known.suffixes))
     out.print(table)
-
-
-def _with_progress(source: EventFile, what: str) -> Iterator[DetectionBlock]:
-    """Pass the blocks on and show how far the file is; nothing is shown unless a person looks on."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(f"{what} {source.path.name}", total=source.records_expected)
-        for block in source.read_blocks():
-            progress.update(task, completed=source.tally.records)
-            yield block
 
 
 def _plain(report: EventReport) -> dict[str, Any]:

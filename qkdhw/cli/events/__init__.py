@@ -1,0 +1,13 @@
+"""`qkdhw events`: record detection events, look at files of them, convert and analyse them."""
+
+from __future__ import annotations
+
+import typer
+
+from qkdhw.cli.events import files, looks
+
+app = typer.Typer(
+    help="Record detection events, look at files of them, convert and analyse them.", no_args_is_help=True
+)
+for command in (files.info, files.convert, files.record, files.formats, looks.plot):
+    app.command()(command)
