@@ -133,8 +133,8 @@ def matched_tuples(channels, limits, *, single):
     order = len(channels)
     begin = np.cumsum([0, *map(len, channels)])
     low, high = np.zeros((2, order, order), np.int64)
-    for pair, (low[pair], high[pair]) in limits.items():
-        pass
+    for pair, window in limits.items():
+        low[pair], high[pair] = window
     times = np.concatenate(channels)
     n = match_tuples(times, begin, low, high, single, begin[:-1].copy(), None)
     index = np.empty((n, order), np.int64)
