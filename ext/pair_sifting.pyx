@@ -135,7 +135,18 @@ def sift_announced(
         raise ValueError("every output needs a place for each detection")
     if not (0 <= window <= edge <= tracking < 1 << 20 and rate_q48 > 0 and 0 <= gain_q32 <= 1 << 22):
         raise ValueError("rate, window, edge, tracking or gain is out of range")
-    if not (0 <= state[CURSOR] <= ticks.shape[0] and 0 <= state[FREE] <= ticks.shape[0] and state[BIT] >= 0):
+    if limit >= <int64_t>1 << 61:
+        raise ValueError("limit is out of range")
+    cdef int64_t resolved = state[DECODED] - state[BLOCK_SIZE] + state[RESOLVED]
+    if not (
+        0 <= state[CURSOR] <= ticks.shape[0]
+        and 0 <= state[FREE] <= ticks.shape[0]
+        and state[BIT] >= 0
+        and 0 <= state[RESOLVED] <= state[BLOCK_SIZE] <= min(BLOCK, state[DECODED])
+        and state[DECODED] <= n_detections
+        and 0 <= min(state[N_KEPT], state[N_KEY], state[N_TEST])
+        and max(state[N_KEPT], state[N_KEY], state[N_TEST]) <= resolved
+    ):
         raise ValueError("state is out of range")
     cdef Rule rule = Rule(rate_q48, offset, window, tracking, edge, gain_q32)
     cdef int64_t done
@@ -186,9 +197,9 @@ cdef int steer(Rule* rule, int64_t[::1] state) except -1 nogil:
 
 cdef int64_t padding(const uint8_t[::1] message, int64_t bit, int64_t end) except -2 nogil:
     """The first byte that is too many or not zero after the last number, or -1."""
-    if (bit + 7) >> 3 != end >> 3 or (bit & 7 and message[bit >> 3] >> (bit & 7)):
+    if bit & 7 and message[bit >> 3] >> (bit & 7):
         return bit >> 3
-    return -1
+    return (bit + 7) >> 3 if bit + 8 <= end else -1
 
 
 cdef int64_t decode_block(

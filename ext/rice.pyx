@@ -147,6 +147,8 @@ cdef Py_ssize_t decode(
             return 0
         number[i] = least + <int64_t>gap
         least = number[i] + step
-    if (bit + 7) >> 3 != end >> 3 or (bit & 7 and bits_at(&data[bit >> 3], bit & 7) & (0xFF >> (bit & 7))):
+    if bit & 7 and data[bit >> 3] >> (bit & 7):
         bad[0] = bit >> 3
+    elif bit + 8 <= end:
+        bad[0] = (bit + 7) >> 3
     return (bit + 7) >> 3

@@ -28,8 +28,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw._core.pair_sifting import check_events, sift_announced
-from qkdhw._core.rice import decode_gaps, encode_gaps
+from qkdhw._core import pair_sifting as kernels
+from qkdhw._core import rice
 from qkdhw.errors import PeerProtocolError
 
 MAX_DETECTIONS = 1 << 20
@@ -129,7 +129,7 @@ class PairAnnouncer:
             ValueError: Arrays do not fit, or too many announcements wait for their replies.
         """
         n = len(ticks)
-        if n > MAX_DETECTIONS or not check_events(ticks, detectors, -_LAST_TICK):
+        if n > MAX_DETECTIONS or not kernels.check_events(ticks, detectors, -_LAST_TICK):
             raise ValueError(f"{n} detections are too many, not in order of time, or of a detector above 3")
         if len(self._waiting) >= self._max_waiting:
             raise ValueError(f"{self._max_waiting} announcements wait for their replies")
@@ -138,7 +138,7 @@ class PairAnnouncer:
         if self._previous is not None and first < self._previous:
             raise ValueError("detections begin before what was announced last")
         data = np.empty(12 * n + 9, np.uint8)
-        size = encode_gaps(units, detectors >> np.uint8(1), first, 0, data)
+        size = rice.encode_gaps(units, detectors >> np.uint8(1), first, 0, data)
         self._previous = int(units[-1]) if n else first
         sequence = self._sequence
         self._sequence += 1
@@ -168,7 +168,7 @@ class PairAnnouncer:
         if n_kept > len(detectors):
             raise _bad("reply", 8, f"it keeps {n_kept} of {len(detectors)} detections")
         kept = np.empty(n_kept, np.int64)
-        read = decode_gaps(_padded(reply)[_REPLY.size :], 0, 1, len(detectors) - 1, kept)
+        read = rice.decode_gaps(_padded(reply)[_REPLY.size :], 0, 1, len(detectors) - 1, kept)
         if read < 0:
             raise _bad("reply", _REPLY.size - 1 - read, "an index is out of range, badly coded or followed by more")
         del self._waiting[sequence]
@@ -293,7 +293,7 @@ class PairSifter:
         """
         if self._closed:
             raise ValueError("own events were added after close()")
-        if not check_events(ticks, detectors, self._last_tick):
+        if not kernels.check_events(ticks, detectors, self._last_tick):
             raise ValueError("own events are not in order of time, or of a detector above 3")
         n = len(ticks)
         if n == 0:
@@ -347,7 +347,7 @@ class PairSifter:
         while self._work or self._announcements:
             work = self._work = self._work or self._begin(self._announcements.popleft())
             ticks, detectors = self._chunks[0]
-            done = sift_announced(
+            done = kernels.sift_announced(
                 work.message, work.n, self._limit, ticks, detectors, *self._rule, self._state, *self._block, work.kept,
                 work.key_bits, work.test_bits, work.counts,
             )  # fmt: skip
@@ -413,7 +413,7 @@ class PairSifter:
         sifted = _pack(work.sequence, work.kept[:n_kept].copy(), work.key_bits[:n_key], work.test_bits[:n_test])
         work.wipe()
         data = np.empty(12 * n_kept + 9, np.uint8)
-        size = encode_gaps(sifted.kept, _NO_BITS, 0, 1, data)
+        size = rice.encode_gaps(sifted.kept, _NO_BITS, 0, 1, data)
         reply = _REPLY.pack(b"QPR\x01", work.sequence, n_kept) + data[:size].tobytes()
         matched, several, contested, edge = work.counts.tolist()
         # A detection whose true partner is in the window takes no accidental one, or seldom.
