@@ -7,17 +7,27 @@ A clock is four integers. The centre of slot s, in units of 2^-32 ticks, lies at
 An event belongs to the slot whose centre is nearest (a tie belongs to the later one) and its residual is its time
 minus that centre. No time is ever a floating-point number.
 
+Events go through in blocks that fit the nearest cache. The usual block holds clicks alone, in order, none before the
+first slot: a first pass finds slot and residual and keeps what lies in the window, a second makes one outcome a slot,
+both without a branch that depends on the light. Any other block is gated event by event, by the rules as they are told.
+
 Timing: control flow depends on arrival times, on whether a slot has several clicks and on whether it is live, never on
-which detector of a basis clicked.
+which detector of a basis clicked; nor does an address.
 """
 
-from libc.stdint cimport int64_t, uint64_t, uint8_t
+from libc.stdint cimport int64_t, uint64_t, uint8_t, uint16_t
+
+from slot_clock cimport SPAN_TICKS, Clock, anchor, locate, make_clock, uint128
+from slot_outcomes cimport (
+    BLOCK, COUNT_BEFORE_START, COUNT_LOSS_MARKS, COUNT_OUTSIDE_WINDOW, COUNT_PHOTONS, COUNT_SIZE, COUNT_SLOTS,
+    COUNT_UNWIRED, Block, Carry, add_clicks, close_slot, make_outcomes,
+)
 
 cdef extern from *:
-    ctypedef long long int128 "__int128"
-    ctypedef unsigned long long uint128 "unsigned __int128"
+    void prefetch "__builtin_prefetch"(const void* address) nogil
 
 cdef enum:
+    SMALL_BLOCK = 16       # fewest events that are gated together
     UNWIRED = 255          # wiring table: no detector here
     KIND_PHOTON = 0        # qkdhw.model.EventKind
     KIND_GAP_BEGIN = 2
@@ -35,73 +45,8 @@ cdef enum:
     STATE_EMITTED
     STATE_SIZE
 
-# Places in `counts`, in the order of qkdhw.events.gating.GatingStatistics.
-cdef enum:
-    COUNT_PHOTONS
-    COUNT_UNWIRED
-    COUNT_BEFORE_START
-    COUNT_OUTSIDE_WINDOW
-    COUNT_DEAD_TIME
-    COUNT_SLOTS
-    COUNT_MERGED
-    COUNT_DOUBLE_KEY
-    COUNT_DOUBLE_TEST
-    COUNT_CROSS_BASIS
-    COUNT_LOSS_MARKS
-    COUNT_CLICKS           # four places: (key, 0), (key, 1), (test, 0), (test, 1)
-    COUNT_SIZE = 15
-
 cdef int64_t NEVER = -(<int64_t>1 << 62)
 cdef int64_t TIME_LIMIT = <int64_t>1 << 62
-cdef uint64_t SPAN_TICKS = <uint64_t>1 << 30
-
-
-cdef struct Clock:
-    int64_t ref_slot
-    int64_t ref_ticks
-    int64_t phase_q32
-    int64_t period_q32
-    uint64_t reciprocal    # floor((2^64 - 1) / period): one multiplication and one correction replace a division
-    int64_t anchor_ticks   # an event seen before, its slot, and its distance from that slot's beginning
-    int64_t anchor_slot
-    int64_t anchor_rest
-
-
-cdef inline int anchor(Clock* clock, int64_t ticks) except -1 nogil:
-    """Move the anchor to `ticks`, in 128 bits: distances from it then fit 64 bits for the next 2^30 ticks."""
-    cdef int128 distance = ((<int128>ticks - clock.ref_ticks) << 32) - clock.phase_q32 + (clock.period_q32 >> 1)
-    cdef int128 slots = distance / clock.period_q32
-    if slots * clock.period_q32 > distance:
-        slots -= 1
-    clock.anchor_ticks = ticks
-    clock.anchor_slot = clock.ref_slot + <int64_t>slots
-    clock.anchor_rest = <int64_t>(distance - slots * clock.period_q32)
-    return 0
-
-
-cdef Clock make_clock(int64_t ref_slot, int64_t ref_ticks, int64_t phase_q32, int64_t period_q32):
-    cdef Clock clock
-    clock.ref_slot = ref_slot
-    clock.ref_ticks = ref_ticks
-    clock.phase_q32 = phase_q32
-    clock.period_q32 = period_q32
-    clock.reciprocal = <uint64_t>0xFFFFFFFFFFFFFFFF // <uint64_t>period_q32
-    anchor(&clock, ref_ticks)
-    return clock
-
-
-cdef inline int locate(Clock* clock, int64_t ticks, int64_t* slot, uint64_t* rest) except -1 nogil:
-    """Find the slot of an event and its distance from the slot's beginning (centre minus half a period)."""
-    cdef uint64_t distance, quotient, remainder, over
-    if <uint64_t>(ticks - clock.anchor_ticks) >= SPAN_TICKS:
-        anchor(clock, ticks)
-    distance = (<uint64_t>(ticks - clock.anchor_ticks) << 32) + <uint64_t>clock.anchor_rest
-    quotient = <uint64_t>((<uint128>distance * clock.reciprocal) >> 64)
-    remainder = distance - quotient * <uint64_t>clock.period_q32
-    over = remainder >= <uint64_t>clock.period_q32
-    slot[0] = clock.anchor_slot + <int64_t>(quotient + over)
-    rest[0] = remainder - over * <uint64_t>clock.period_q32
-    return 0
 
 
 def check_clock(ref_slot, ref_ticks, phase_q32, period_q32):
@@ -159,6 +104,30 @@ def reset_state(int64_t[::1] state not None):
     state[STATE_LAST_CLICK_TICKS] = NEVER
 
 
+cdef struct Rules:
+    Clock clock
+    uint8_t key_0_input    # inputs of the four detectors
+    uint8_t key_1_input
+    uint8_t test_0_input
+    uint8_t test_1_input
+    int64_t first_slot
+    int64_t half_width_q32
+    int64_t dead_time_q32
+    uint64_t bins_q64
+
+
+cdef Rules make_rules(const uint8_t[::1] wiring) except *:
+    """Find the input of each detector, so that no table is looked up at an address that tells a detector."""
+    cdef Rules rules
+    if wiring.shape[0] != 256:
+        raise ValueError("wiring must have 256 places")
+    plugged = sorted((wiring[place], place) for place in range(256) if wiring[place] != UNWIRED)
+    if [detector for detector, _ in plugged] != [0, 1, 2, 3]:
+        raise ValueError("wiring must name each of the detectors 0 to 3 once")
+    rules.key_0_input, rules.key_1_input, rules.test_0_input, rules.test_1_input = (place for _, place in plugged)
+    return rules
+
+
 def gate_events(
     const int64_t[::1] time_ticks not None,
     const uint8_t[::1] channel not None,
@@ -189,8 +158,7 @@ def gate_events(
     check_clock(ref_slot, ref_ticks, phase_q32, period_q32)
     if channel.shape[0] != n or kind.shape[0] != n:
         raise ValueError("time_ticks, channel and kind must have one length")
-    if wiring.shape[0] != 256:
-        raise ValueError("wiring must have 256 places")
+    cdef Rules rules = make_rules(wiring)
     if slot.shape[0] < n + 1 or basis.shape[0] < n + 1 or bit.shape[0] < n + 1:
         raise ValueError("slot, basis and bit need room for n + 1 outcomes")
     if random_bytes.shape[0] < n // 2 + 2:
@@ -203,135 +171,202 @@ def gate_events(
         raise ValueError("half_width_q32 must be less than half a slot")
     if not 0 <= dead_time_q32 < (1 << 61):
         raise ValueError("dead_time_q32 is out of range")
-    cdef Clock clock = make_clock(ref_slot, ref_ticks, phase_q32, period_q32)
+    rules.clock = make_clock(ref_slot, ref_ticks, phase_q32, period_q32)
+    rules.first_slot = first_slot
+    rules.half_width_q32 = half_width_q32
+    rules.dead_time_q32 = dead_time_q32
+    rules.bins_q64 = <uint64_t>((<uint128>histogram.shape[0] << 64) / <uint128>period_q32)
     cdef Py_ssize_t done
     with nogil:
         done = gate_all(
-            time_ticks, channel, kind, wiring, &clock, first_slot, half_width_q32, dead_time_q32, random_bytes,
-            flush, state, slot, basis, bit, counts, histogram,
+            time_ticks, channel, kind, &rules, random_bytes, flush, state, slot, basis, bit, counts, histogram
         )
     return done
 
 
-cdef struct OpenSlot:
-    int64_t is_open
-    int64_t slot
-    int64_t mask           # bit 2 * basis + bit of each detector that clicked
-    int64_t clicks
-    int64_t live
-
-
-cdef int draw_outcome(
-    OpenSlot* current, Py_ssize_t k, Py_ssize_t* n_random, const uint8_t[::1] random_bytes, uint8_t[::1] basis,
-    uint8_t[::1] bit, int64_t[::1] counts,
-) except -1 nogil:
-    """Choose basis, then bit, of a live slot with several clicks; arithmetic only, whichever detectors they were."""
-    cdef int64_t mask = current.mask
-    cdef int64_t random = random_bytes[n_random[0]]
-    cdef int64_t in_key = (mask | mask >> 1) & 1
-    cdef int64_t in_test = (mask >> 2 | mask >> 3) & 1
-    cdef int64_t cross = in_key & in_test
-    cdef int64_t chosen = (cross & random) | ((cross ^ 1) & in_test)
-    cdef int64_t pair = mask >> (2 * chosen)
-    cdef int64_t both = pair & (pair >> 1) & 1
-    basis[k] = <uint8_t>chosen
-    bit[k] = <uint8_t>((pair >> 1) & ((pair ^ 1) | (random >> 1)) & 1)
-    n_random[0] += cross | both
-    counts[COUNT_MERGED] += current.clicks - 1
-    counts[COUNT_DOUBLE_KEY] += both & (chosen ^ 1)
-    counts[COUNT_DOUBLE_TEST] += both & chosen
-    counts[COUNT_CROSS_BASIS] += cross
-    return 0
-
-
-cdef inline int close_slot(
-    OpenSlot* current, Py_ssize_t* n_out, Py_ssize_t* n_random, const uint8_t[::1] random_bytes,
-    int64_t[::1] slot, uint8_t[::1] basis, uint8_t[::1] bit, int64_t[::1] counts,
-) except -1 nogil:
-    """Write the outcome of the open slot, if it is live."""
-    cdef Py_ssize_t k = n_out[0]
-    if not current.live:
-        counts[COUNT_DEAD_TIME] += current.clicks
-        return 0
-    slot[k] = current.slot
-    if current.clicks == 1:
-        basis[k] = (current.mask > 3)
-        bit[k] = (current.mask >> 1 | current.mask >> 3) & 1
-    else:
-        draw_outcome(current, k, n_random, random_bytes, basis, bit, counts)
-    n_out[0] = k + 1
-    return 0
+cdef inline uint8_t mark_of(Rules* rules, uint8_t channel) noexcept nogil:
+    """Return 2 << detector, or 0 without one; arithmetic only."""
+    return (
+        (channel == rules.key_0_input) << 1 | (channel == rules.key_1_input) << 2
+        | (channel == rules.test_0_input) << 3 | (channel == rules.test_1_input) << 4
+    )
 
 
 cdef Py_ssize_t gate_all(
-    const int64_t[::1] time_ticks, const uint8_t[::1] channel, const uint8_t[::1] kind, const uint8_t[::1] wiring,
-    Clock* clock, int64_t first_slot, int64_t half_width_q32, int64_t dead_time_q32,
+    const int64_t[::1] time_ticks, const uint8_t[::1] channel, const uint8_t[::1] kind, Rules* rules,
     const uint8_t[::1] random_bytes, bint flush, int64_t[::1] state,
     int64_t[::1] slot, uint8_t[::1] basis, uint8_t[::1] bit, int64_t[::1] counts, int64_t[::1] histogram,
 ) except -1 nogil:
-    cdef Py_ssize_t i, n_out = 0, n_random = 0
-    cdef int64_t ticks, here, residual, photons = 0, last = state[STATE_LAST_CLICK_TICKS]
-    cdef int64_t half = clock.period_q32 >> 1
+    cdef Py_ssize_t begin = 0, end, done, n = time_ticks.shape[0]
+    cdef Carry carry
+    carry.is_open = state[STATE_OPEN]
+    carry.slot = state[STATE_SLOT]
+    carry.mask = state[STATE_MASK]
+    carry.clicks = state[STATE_CLICKS]
+    carry.live = state[STATE_LIVE]
+    carry.last_ticks = state[STATE_LAST_CLICK_TICKS]
+    carry.n_out = carry.n_random = 0
+    while begin < n:
+        done = gate_block(
+            begin, time_ticks, channel, kind, rules, random_bytes, &carry, slot, basis, bit, counts, histogram
+        )
+        if done == 0:
+            end = min(begin + BLOCK, n)
+            done = gate_each(
+                begin, end, time_ticks, channel, kind, rules, random_bytes, &carry, slot, basis, bit, counts, histogram
+            )
+            if done < end:
+                return done
+            done -= begin
+        begin += done
+    if flush:
+        close_slot(&carry, random_bytes, slot, basis, bit, counts)
+    counts[COUNT_SLOTS] += carry.n_out
+    state[STATE_OPEN] = carry.is_open
+    state[STATE_SLOT] = carry.slot
+    state[STATE_MASK] = carry.mask
+    state[STATE_CLICKS] = carry.clicks
+    state[STATE_LIVE] = carry.live
+    state[STATE_LAST_CLICK_TICKS] = carry.last_ticks
+    state[STATE_RANDOM_USED] = carry.n_random
+    state[STATE_EMITTED] = carry.n_out
+    return n
+
+
+cdef Py_ssize_t gate_each(
+    Py_ssize_t begin, Py_ssize_t end, const int64_t[::1] time_ticks, const uint8_t[::1] channel,
+    const uint8_t[::1] kind, Rules* rules, const uint8_t[::1] random_bytes, Carry* carry,
+    int64_t[::1] slot, uint8_t[::1] basis, uint8_t[::1] bit, int64_t[::1] counts, int64_t[::1] histogram,
+) except -1 nogil:
+    """Gate any block, event by event; return `end` or the first bad index."""
+    cdef Py_ssize_t i
+    cdef int64_t ticks, here, residual, half = rules.clock.period_q32 >> 1
     cdef uint64_t rest
-    cdef uint64_t bins_q64 = <uint64_t>((<uint128>histogram.shape[0] << 64) / <uint128>clock.period_q32)
-    cdef uint8_t detector
-    cdef OpenSlot current
-    current.is_open = state[STATE_OPEN]
-    current.slot = state[STATE_SLOT]
-    current.mask = state[STATE_MASK]
-    current.clicks = state[STATE_CLICKS]
-    current.live = state[STATE_LIVE]
-    for i in range(time_ticks.shape[0]):
+    cdef uint8_t mark
+    for i in range(begin, end):
         ticks = time_ticks[i]
         if kind[i] != KIND_PHOTON and not (KIND_GAP_BEGIN <= kind[i] <= KIND_CLOCK_ERROR):
             continue
-        if ticks < last or ticks <= NEVER or ticks >= TIME_LIMIT:
+        if ticks < carry.last_ticks or ticks <= NEVER or ticks >= TIME_LIMIT:
             return i
         if kind[i] != KIND_PHOTON:
             counts[COUNT_LOSS_MARKS] += 1
-            last = ticks
+            carry.last_ticks = ticks
             continue
-        photons += 1
-        detector = wiring[channel[i]]
-        if detector == UNWIRED:
+        counts[COUNT_PHOTONS] += 1
+        mark = mark_of(rules, channel[i])
+        if mark == 0:
             counts[COUNT_UNWIRED] += 1
             continue
-        locate(clock, ticks, &here, &rest)
+        locate(&rules.clock, ticks, &here, &rest)
         residual = <int64_t>rest - half
-        histogram[<Py_ssize_t>((<uint128>rest * bins_q64) >> 64)] += 1
-        if here < first_slot:
+        histogram[<Py_ssize_t>((<uint128>rest * rules.bins_q64) >> 64)] += 1
+        if here < rules.first_slot:
             counts[COUNT_BEFORE_START] += 1
-        elif residual > half_width_q32 or residual < -half_width_q32:
+        elif residual > rules.half_width_q32 or residual < -rules.half_width_q32:
             counts[COUNT_OUTSIDE_WINDOW] += 1
         else:
-            if here != current.slot or not current.is_open:
-                if current.is_open:
-                    if here < current.slot:
-                        return i
-                    close_slot(&current, &n_out, &n_random, random_bytes, slot, basis, bit, counts)
-                current.is_open = 1
-                current.slot = here
-                current.mask = 0
-                current.clicks = 0
+            if here != carry.slot or not carry.is_open:
+                if carry.is_open and here < carry.slot:
+                    return i
+                close_slot(carry, random_bytes, slot, basis, bit, counts)
+                carry.is_open = 1
+                carry.slot = here
+                carry.mask = 0
+                carry.clicks = 0
                 # Live: no click, of any detector, in the dead time before this slot's window opened.
-                current.live = <uint64_t>(ticks - last) >= SPAN_TICKS or (
-                    ((ticks - last) << 32) - residual - half_width_q32 >= dead_time_q32
+                carry.live = <uint64_t>(ticks - carry.last_ticks) >= SPAN_TICKS or (
+                    ((ticks - carry.last_ticks) << 32) - residual - rules.half_width_q32 >= rules.dead_time_q32
                 )
-            current.mask |= <int64_t>1 << (detector & 3)
-            current.clicks += 1
-            counts[COUNT_CLICKS + (detector & 3)] += 1
-        last = ticks
-    if flush and current.is_open:
-        close_slot(&current, &n_out, &n_random, random_bytes, slot, basis, bit, counts)
-        current.is_open = 0
-    counts[COUNT_PHOTONS] += photons
-    counts[COUNT_SLOTS] += n_out
-    state[STATE_OPEN] = current.is_open
-    state[STATE_SLOT] = current.slot
-    state[STATE_MASK] = current.mask
-    state[STATE_CLICKS] = current.clicks
-    state[STATE_LIVE] = current.live
-    state[STATE_LAST_CLICK_TICKS] = last
-    state[STATE_RANDOM_USED] = n_random
-    state[STATE_EMITTED] = n_out
-    return time_ticks.shape[0]
+            carry.mask |= mark >> 1
+            carry.clicks += 1
+            add_clicks(1, &mark, counts)
+        carry.last_ticks = ticks
+    return end
+
+
+cdef Py_ssize_t gate_block(
+    Py_ssize_t begin, const int64_t[::1] time_ticks, const uint8_t[::1] channel,
+    const uint8_t[::1] kind, Rules* rules, const uint8_t[::1] random_bytes, Carry* carry,
+    int64_t[::1] slot, uint8_t[::1] basis, uint8_t[::1] bit, int64_t[::1] counts, int64_t[::1] histogram,
+) except -1 nogil:
+    """Gate some of the next events, if they are clicks in order; return how many, or 0 and change nothing."""
+    cdef Block block
+    cdef Py_ssize_t i, n_wired, n_inside, n = min(<Py_ssize_t>BLOCK, time_ticks.shape[0] - begin)
+    cdef const int64_t* ticks = &time_ticks[begin]
+    cdef int64_t first = time_ticks[begin]
+    cdef uint64_t steps = 0
+    cdef uint8_t kinds = 0, unwired = 0
+    while n > 1 and <uint64_t>time_ticks[begin + n - 1] - <uint64_t>first >= SPAN_TICKS:
+        n >>= 1
+    n_wired = n
+    if n < SMALL_BLOCK or not (NEVER < first < TIME_LIMIT - <int64_t>SPAN_TICKS) or first < carry.last_ticks:
+        return 0
+    for i in range(n):
+        kinds |= kind[begin + i]
+    for i in range(n - 1):
+        steps |= <uint64_t>time_ticks[begin + i + 1] - <uint64_t>time_ticks[begin + i]
+    anchor(&rules.clock, first)
+    if kinds != KIND_PHOTON or steps >= SPAN_TICKS or rules.clock.anchor_slot < rules.first_slot:
+        return 0
+    for i in range(n):
+        block.mark[i] = mark_of(rules, channel[begin + i])
+    for i in range(n):
+        unwired |= block.mark[i] == 0
+    if unwired:
+        n_wired = drop_unwired(n, &time_ticks[begin], &block)
+        ticks = block.ticks
+    n_inside = keep_inside(n_wired, ticks, rules, carry.last_ticks, &block)
+    if n_inside > 0 and carry.is_open and block.slot[1] < carry.slot:
+        return 0
+    counts[COUNT_PHOTONS] += n
+    counts[COUNT_UNWIRED] += n - n_wired
+    counts[COUNT_OUTSIDE_WINDOW] += n_wired - n_inside
+    for i in range(n_wired):
+        histogram[block.bin[i]] += 1
+    if n_wired > 0:
+        carry.last_ticks = ticks[n_wired - 1]
+    if n_inside > 0:
+        make_outcomes(n_inside, &block, random_bytes, carry, slot, basis, bit, counts)
+    return n
+
+
+cdef Py_ssize_t drop_unwired(Py_ssize_t n, const int64_t* time_ticks, Block* block) except -1 nogil:
+    """Move the clicks that have a detector together; return how many."""
+    cdef Py_ssize_t i, k = 0
+    cdef uint8_t mark
+    for i in range(n):
+        mark = block.mark[i]
+        block.ticks[k] = time_ticks[i]
+        block.mark[k] = mark
+        k += mark != 0
+    return k
+
+
+cdef Py_ssize_t keep_inside(
+    Py_ssize_t n, const int64_t* time_ticks, Rules* rules, int64_t last_ticks, Block* block
+) except -1 nogil:
+    """Find slots, bins and live clicks, keep those in the window from place 1 on, return how many."""
+    cdef Py_ssize_t i, k = 1
+    cdef Clock clock = rules.clock
+    cdef int64_t period = clock.period_q32, half = period >> 1
+    # Distances are from the beginning of the anchor's slot; `before` is that of the last click, at most 2^30 ticks ago.
+    cdef int64_t before = clock.anchor_rest - (min(clock.anchor_ticks - last_ticks, <int64_t>SPAN_TICKS) << 32)
+    cdef int64_t closed = rules.dead_time_q32 + rules.half_width_q32 - half
+    cdef uint64_t base = <uint64_t>clock.anchor_rest - (<uint64_t>clock.anchor_ticks << 32)
+    cdef uint64_t opens = <uint64_t>(half - rules.half_width_q32), width = 2 * <uint64_t>rules.half_width_q32
+    cdef uint64_t magic = clock.magic, bins_q64 = rules.bins_q64, distance, quotient, rest
+    cdef int64_t begins, anchor_slot = clock.anchor_slot
+    cdef int shift = clock.shift
+    for i in range(n):
+        prefetch(&time_ticks[i] + BLOCK)
+        distance = (<uint64_t>time_ticks[i] << 32) + base
+        quotient = <uint64_t>((<uint128>distance * magic) >> 64) >> shift
+        begins = <int64_t>quotient * period
+        rest = distance - <uint64_t>begins
+        block.bin[i] = <uint16_t>((<uint128>rest * bins_q64) >> 64)
+        block.slot[k] = anchor_slot + <int64_t>quotient
+        block.tag[k] = block.mark[i] | (begins - before >= closed)
+        before = <int64_t>distance
+        k += rest - opens <= width
+    return k - 1

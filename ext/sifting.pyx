@@ -4,10 +4,21 @@ Timing: every sifted bit is written and the index advances by the result of a co
 slots, the reply). Neither control flow nor an address depends on a bit value. Bases and slots are public when these
 kernels run; the transmitter's record is read at announced slots only.
 
+Both sites work in blocks that fit the nearest cache: what each detection is worth, for many at a time, then one store
+to either end of key and test bits, then intensities split off.
+
 A reply byte is 0 (not kept) or 1 + intensity + 4 * basis, with intensity 0 .. 2 and basis 0 (key) or 1 (test).
 """
 
 from libc.stdint cimport int64_t, uint64_t, uint8_t
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void* address) nogil
+
+cdef enum:
+    BLOCK = 1024
+    AHEAD = 256            # detections whose place in the record is fetched ahead
+    OUTSIDE = 0x80
 
 
 cdef int check_outputs(
@@ -52,35 +63,82 @@ def sift_transmitter(
     return done
 
 
+cdef struct Worth:
+    uint8_t[BLOCK] prepared    # transmitter: the record's byte, or OUTSIDE
+    uint8_t[BLOCK] value       # bit + 2 * intensity
+    uint8_t[BLOCK] to_key      # 1 if it is a key bit
+    uint8_t[BLOCK] to_test
+
+
+cdef struct Sifted:
+    Py_ssize_t n_key
+    Py_ssize_t n_test
+
+
+cdef int append(
+    Py_ssize_t n, Worth* worth, Sifted* sifted, uint8_t[::1] key_bits, uint8_t[::1] test_bits,
+    uint8_t[::1] key_intensity, uint8_t[::1] test_intensity,
+) except -1 nogil:
+    """Append a block's bits and intensities; n_key + n_test never exceeds what came before, so all places exist."""
+    cdef Py_ssize_t i, n_key = sifted.n_key, n_test = sifted.n_test
+    for i in range(n):
+        key_bits[n_key] = worth.value[i]
+        test_bits[n_test] = worth.value[i]
+        n_key += worth.to_key[i]
+        n_test += worth.to_test[i]
+    for i in range(sifted.n_key, n_key):
+        key_intensity[i] = key_bits[i] >> 1
+        key_bits[i] &= 1
+    for i in range(sifted.n_test, n_test):
+        test_intensity[i] = test_bits[i] >> 1
+        test_bits[i] &= 1
+    sifted.n_key = n_key
+    sifted.n_test = n_test
+    return 0
+
+
 cdef Py_ssize_t transmitter(
     const int64_t[::1] slot, const uint8_t[::1] rx_basis, const uint8_t[::1] record, int64_t first_slot,
     uint8_t[::1] reply, uint8_t[::1] key_bits, uint8_t[::1] test_bits, uint8_t[::1] key_intensity,
     uint8_t[::1] test_intensity, int64_t[::1] counts,
 ) except -1 nogil:
-    cdef Py_ssize_t i, n_key = 0, n_test = 0, n = slot.shape[0]
-    cdef uint64_t index, n_record = <uint64_t>record.shape[0]
-    cdef uint8_t inside, prepared, basis, same, intensity
-    for i in range(n):
-        if rx_basis[i] > 1 or (i > 0 and slot[i] <= slot[i - 1]):
-            return i
-        index = <uint64_t>slot[i] - <uint64_t>first_slot
-        inside = index < n_record
-        prepared = record[<Py_ssize_t>index] if inside else 0
-        if prepared > 11:
-            return i
-        basis = (prepared >> 1) & 1
-        intensity = prepared >> 2
-        same = inside & (basis == rx_basis[i])
-        reply[i] = same * (1 + intensity + 4 * basis)
-        key_bits[n_key] = prepared & 1
-        key_intensity[n_key] = intensity
-        test_bits[n_test] = prepared & 1
-        test_intensity[n_test] = intensity
-        # n_key + n_test <= i, so the places written above exist.
-        n_key += same & (basis ^ 1)
-        n_test += same & basis
-    counts[0] = n_key
-    counts[1] = n_test
+    cdef Py_ssize_t i, m, begin = 0, n = slot.shape[0]
+    cdef uint64_t index, n_record = <uint64_t>record.shape[0], start = <uint64_t>&record[0] if n_record > 0 else 0
+    cdef uint8_t same, prepared, basis, bad
+    cdef Worth worth
+    cdef Sifted sifted
+    sifted.n_key = sifted.n_test = 0
+    while begin < n:
+        m = min(<Py_ssize_t>BLOCK, n - begin)
+        for i in range(m):
+            if begin + i > 0 and slot[begin + i] <= slot[begin + i - 1]:
+                m = i
+                break
+            if begin + i + AHEAD < n:
+                prefetch(<const void*>(start + <uint64_t>slot[begin + i + AHEAD] - <uint64_t>first_slot))
+            index = <uint64_t>slot[begin + i] - <uint64_t>first_slot
+            worth.prepared[i] = record[<Py_ssize_t>index] if index < n_record else OUTSIDE
+        bad = 0
+        for i in range(m):
+            prepared = worth.prepared[i]
+            basis = (prepared >> 1) & 1
+            bad |= (rx_basis[begin + i] > 1) | ((prepared > 11) & (prepared != OUTSIDE))
+            same = (prepared < 12) & (basis == rx_basis[begin + i])
+            worth.value[i] = (prepared & 1) | ((prepared >> 1) & 6)
+            worth.to_key[i] = same & (basis ^ 1)
+            worth.to_test[i] = same & basis
+            reply[begin + i] = same * (1 + (prepared >> 2) + 4 * basis)
+        if bad:
+            for i in range(m):
+                prepared = worth.prepared[i]
+                if rx_basis[begin + i] > 1 or (prepared > 11 and prepared != OUTSIDE):
+                    return begin + i
+        append(m, &worth, &sifted, key_bits, test_bits, key_intensity, test_intensity)
+        if m < BLOCK and begin + m < n:
+            return begin + m
+        begin += m
+    counts[0] = sifted.n_key
+    counts[1] = sifted.n_test
     return n
 
 
@@ -114,24 +172,36 @@ cdef Py_ssize_t receiver(
     const uint8_t[::1] rx_basis, const uint8_t[::1] rx_bit, const uint8_t[::1] reply, uint8_t[::1] key_bits,
     uint8_t[::1] test_bits, uint8_t[::1] key_intensity, uint8_t[::1] test_intensity, int64_t[::1] counts,
 ) except -1 nogil:
-    cdef Py_ssize_t i, n_key = 0, n_test = 0, n = rx_basis.shape[0]
-    cdef uint8_t answer, kept, basis, intensity
-    for i in range(n):
-        answer = reply[i]
-        kept = answer != 0
-        basis = ((answer - kept) >> 2) & 1
-        intensity = (answer - kept) & 3
-        if rx_basis[i] > 1 or answer > 7 or intensity == 3 or (kept & (basis ^ rx_basis[i])):
-            return i
-        key_bits[n_key] = rx_bit[i]
-        key_intensity[n_key] = intensity
-        test_bits[n_test] = rx_bit[i]
-        test_intensity[n_test] = intensity
-        n_key += kept & (basis ^ 1)
-        n_test += kept & basis
-    counts[0] = n_key
-    counts[1] = n_test
+    cdef Py_ssize_t i, m, begin = 0, n = rx_basis.shape[0]
+    cdef uint8_t kept, basis, intensity, bad
+    cdef Worth worth
+    cdef Sifted sifted
+    sifted.n_key = sifted.n_test = 0
+    while begin < n:
+        m = min(<Py_ssize_t>BLOCK, n - begin)
+        bad = 0
+        for i in range(m):
+            kept = reply[begin + i] != 0
+            basis = ((reply[begin + i] - kept) >> 2) & 1
+            intensity = (reply[begin + i] - kept) & 3
+            bad |= refused(rx_basis[begin + i], reply[begin + i])
+            worth.value[i] = (rx_bit[begin + i] & 1) | (intensity << 1)
+            worth.to_key[i] = kept & (basis ^ 1)
+            worth.to_test[i] = kept & basis
+        if bad:
+            for i in range(begin, begin + m):
+                if refused(rx_basis[i], reply[i]):
+                    return i
+        append(m, &worth, &sifted, key_bits, test_bits, key_intensity, test_intensity)
+        begin += m
+    counts[0] = sifted.n_key
+    counts[1] = sifted.n_test
     return n
+
+
+cdef inline uint8_t refused(uint8_t rx_basis, uint8_t answer) noexcept nogil:
+    """Whether a byte is no reply, or one about another basis than was announced; 4 would be an intensity 3."""
+    return (rx_basis > 1) | (answer > 7) | (answer == 4) | ((answer != 0) & ((answer > 3) != rx_basis))
 
 
 def encode_slots(const int64_t[::1] slot not None, int64_t base, uint8_t[::1] data not None):

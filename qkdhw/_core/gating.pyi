@@ -16,7 +16,7 @@ def gate_events(
     time_ticks: NDArray[np.int64],  # (n,)
     channel: NDArray[np.uint8],  # (n,)
     kind: NDArray[np.uint8],  # (n,)
-    wiring: NDArray[np.uint8],  # (256,) 2 * basis + bit, 255 not wired
+    wiring: NDArray[np.uint8],  # (256,) 2 * basis + bit, each once; 255 not wired
     ref_slot: int,
     ref_ticks: int,
     phase_q32: int,

@@ -108,6 +108,62 @@ def test_gating_equals_the_oracle_in_any_cut(stream, period, phase, first, width
     assert all(a < b for a, b in pairwise(slots))
 
 
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([1, 4, 20, 300, 1 << 24]),
+    st.fractions(2, 40),
+    st.sampled_from([0, 5, 60]),
+    st.sampled_from([0.0, 0.3]),
+    st.lists(st.integers(0, 3000), max_size=3),
+)
+def test_whole_blocks_equal_the_oracle_in_any_cut(seed, mean_step, period, dead_ticks, share, cuts):
+    """Streams of many blocks: all of them clicks of detectors, or mixed with other inputs and a few marks."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 3000))
+    start = int(rng.integers(-(1 << 60), 1 << 60))
+    ticks = start + np.cumsum(rng.geometric(1 / mean_step, n) - 1)
+    channel = np.where(rng.random(n) < share, 9, rng.integers(1, 5, n))
+    kind = np.where(rng.random(n) < share / 500, rng.integers(1, 7, n), 0)
+    events = list(zip(ticks.tolist(), channel.tolist(), kind.tolist(), strict=True))
+    clock = (7, start - 3, int(rng.integers(0, ONE)), int(period * ONE))
+    half_width = int(rng.integers(0, clock[3] // 2))
+    random = rng.bytes(n + 4)
+    edges = [0, *sorted(min(c, n) for c in cuts), n]
+    chunks = [events[a:b] for a, b in pairwise(edges)]
+    first_slot = int(rng.choice([-(1 << 60), 9]))
+    want = gate(events, WIRING.tolist(), clock, first_slot, half_width, dead_ticks * ONE, random, 256)
+    assert run(chunks, clock, first_slot, half_width, dead_ticks * ONE, random, 256) == want
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_first_event_that_goes_back_is_named_in_a_block(seed):
+    rng = np.random.default_rng(seed)
+    n, bad = 3000, int(rng.integers(1, 3000))
+    ticks = np.cumsum(rng.integers(0, 9, n))
+    ticks[bad] = [ticks[bad - 1] - 1, -(1 << 63), (1 << 63) - 1, 1 << 62][seed % 4]
+    zeros = np.zeros(n, np.uint8)
+    state, out = np.empty(8, np.int64), np.empty(n + 1, np.uint8)
+    reset_state(state)
+    done = gate_events(
+        ticks, zeros + np.uint8(1), zeros, WIRING, 0, 0, 0, 25 * ONE, -(1 << 60), ONE, 0, np.zeros(n, np.uint8), False,
+        state, np.empty(n + 1, np.int64), out, out.copy(), np.zeros(15, np.int64), np.zeros(9, np.int64),
+    )  # fmt: skip
+    assert done == bad
+
+
+@pytest.mark.parametrize("table", [{1: 0, 2: 1, 3: 2}, {1: 0, 2: 1, 3: 2, 4: 3, 5: 3}, {1: 0, 2: 1, 3: 2, 4: 4}])
+def test_a_wiring_without_each_detector_once_is_refused(table):
+    wiring = np.full(256, 255, np.uint8)
+    for place, detector in table.items():
+        wiring[place] = detector
+    empty, out, nothing = np.empty(0, np.int64), np.empty(1, np.uint8), np.empty(0, np.uint8)
+    with pytest.raises(ValueError, match="once"):
+        gate_events(
+            empty, nothing, nothing, wiring, 0, 0, 0, 25 * ONE, 0, ONE, 0, np.zeros(2, np.uint8), False,
+            np.zeros(8, np.int64), np.empty(1, np.int64), out, out, np.zeros(15, np.int64), np.zeros(9, np.int64),
+        )  # fmt: skip
+
+
 def simple(events, dead_time=0, random=b"\0" * 64):
     return run([events], (0, 0, 0, 25 * ONE), 0, 3 * ONE, dead_time, random, 25)
 

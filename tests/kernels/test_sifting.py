@@ -53,6 +53,29 @@ def test_sifting_equals_the_oracle_at_both_sites(slots, record, first_slot, rand
     assert other[2:] == sifted[2:]
 
 
+@pytest.mark.parametrize("n", [1023, 1024, 1025, 5000])
+def test_whole_blocks_equal_the_oracle(n):
+    rng = np.random.default_rng(n)
+    record = rng.integers(0, 12, 20_000, dtype=np.uint8)
+    slot = np.sort(rng.choice(24_000, n, replace=False)) - 2000
+    rx_basis, rx_bit = rng.integers(0, 2, n, dtype=np.uint8), rng.integers(0, 2, n, dtype=np.uint8)
+    done, reply, sifted = transmitter(slot, rx_basis, record, 0)
+    want_reply, want = transmitter_oracle(slot, rx_basis, record, 0)
+    assert done == n
+    assert reply.tolist() == want_reply.tolist()
+    assert sifted == lists(want)
+    assert receiver(rx_basis, rx_bit, reply) == (n, lists(receiver_oracle(rx_bit, reply)))
+    for bad in (0, n // 3, n - 1):
+        hostile = reply.copy()
+        hostile[bad] = 4
+        assert receiver(rx_basis, rx_bit, hostile)[0] == bad
+        late, foreign = slot.copy(), rx_basis.copy()
+        foreign[bad] = 2
+        assert transmitter(slot, foreign, record, 0)[0] == bad
+        late[bad] = late[bad - 1] if bad else late[bad]
+        assert transmitter(late, rx_basis, record, 0)[0] == (bad or n)
+
+
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 255)), max_size=30))
 def test_a_hostile_reply_is_refused_at_its_first_bad_byte(pairs):
     allowed = {0: {0, 1, 2, 3}, 1: {0, 5, 6, 7}}
