@@ -140,7 +140,8 @@ class SecondOrderCorrelation:
     Attributes:
         delay_ps: float64 (n,), the middle of each bin.
         g2: float64 (n,), NaN where no pair could be expected.
-        g2_error: float64 (n,), one standard deviation of Poissonian counts; a bin without pairs gets that of one pair.
+        g2_error: float64 (n,), one standard deviation of Poissonian counts, right as long as a start has much less than
+            one stop in a bin; a bin without pairs gets that of one pair.
         counts: int64 (n,), pairs.
         expected: float64 (n,), pairs expected of unrelated streams of these rates.
         duration_s: Length of the stream.
