@@ -85,7 +85,7 @@ def align_pairs(
         max_ppm: Largest relative difference of the two clocks, parts per million.
         resolution_ps: Width of the finest bin: about as wide as the peak. Rounded down to 2^n ticks of B.
         span_s: How long a piece the final fit may see; over less if the rate is not constant over as much.
-        max_bins: Largest transform, a power of two; above, give up.
+        max_bins: Give up when bins and windows together tell more rates apart than so many bins would.
 
     Returns:
         Clock, exact offset and rate, and significance.
@@ -127,7 +127,7 @@ def align_pair_times(
         max_ppm: Largest relative error of the clock's rate, parts per million.
         resolution_ticks: Width of the finest bin in ticks of B.
         span_ticks: How long a piece the final fit may see, in ticks of A.
-        max_bins: Largest transform, a power of two.
+        max_bins: As `align_pairs`.
 
     Returns:
         As `align_pairs`.
@@ -213,8 +213,7 @@ def _search(
     """Scan offsets and rates with more and more bins until a peak is significant."""
     looks, best = 0, None
     bins, count = _MIN_BINS, 1
-    while bins <= max_bins:
-        window = _place_window(common, density, reach_ticks, bins, count)
+    while (window := _place_window(common, density, reach_ticks, bins, count)).coherence <= max_bins:
         end = window.first_ticks + window.total_ticks + reach_ticks
         check_ascending(cut(a_ticks, window.first_ticks, end))
         check_ascending(
@@ -231,7 +230,7 @@ def _search(
         else:
             bins *= 2
     if best is None:
-        raise ValueError(f"max_bins is {max_bins}, less than {_MIN_BINS}")
+        raise ValueError(f"max_bins is {max_bins}; a search begins with {_MIN_BINS}")
     raise _no_peak(sigma_of(best.log_p + math.log(looks)), f"up to {max_bins} bins", best.pairs)
 
 

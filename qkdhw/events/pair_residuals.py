@@ -90,6 +90,44 @@ def refine_pairs(
     return replace(best, place=place, slope=slope)
 
 
+def fold_pairs(
+    a_ticks: NDArray[np.int64],
+    b_ticks: NDArray[np.int64],
+    clock: PairClock,
+    within: tuple[int, int],
+    slice_log2: int,
+    bin_shift: int,
+    histogram: NDArray[np.int64],
+) -> None:
+    """Add the residuals of all pairs of events to a histogram.
+
+    Args:
+        a_ticks: int64 (n,), times of A, ascending.
+        b_ticks: int64 (m,), times of B, ascending.
+        clock: What residuals are counted from.
+        within: The first moment of A looked at and the one after the last.
+        slice_log2: A row is 2^this ticks of A long.
+        bin_shift: A column is 2^this / 2^32 ticks of B wide.
+        histogram: int64 (rows, columns), added to; a residual of 0 begins column columns / 2.
+
+    Raises:
+        NonMonotonicTimeError: Time goes backwards.
+    """
+    first, end = within
+    margin = (histogram.shape[1] << bin_shift >> 33) + 1
+    done = kernels.fold_residuals(
+        cut(a_ticks, first, end),
+        cut(b_ticks, (clock.map_q32(first) >> 32) - margin, (clock.map_q32(end) >> 32) + margin + 1),
+        clock.ref_a_ticks, clock.ref_b_ticks, clock.phase_q32, clock.rate_q48, first, slice_log2, bin_shift, histogram,
+    )  # fmt: skip
+    if done < 0:
+        raise NonMonotonicTimeError(
+            f"time goes backwards near photon {-1 - done} of the window",
+            index=-1 - done,
+            remedy="Sort the streams by time first, or check the time taggers for overflows.",
+        )
+
+
 def _fold(
     a_ticks: NDArray[np.int64],
     b_ticks: NDArray[np.int64],
@@ -103,20 +141,8 @@ def _fold(
     slice_log2 = span_log2 - (_ROWS.bit_length() - 1)
     first = max(min(clock.ref_a_ticks - span // 2, common[1] - span), common[0])
     clock = clock.rebased(first + span // 2)
-    a_part = cut(a_ticks, first, first + span)
-    margin = (COLUMNS << bin_shift >> 33) + 1
-    b_part = cut(b_ticks, (clock.map_q32(first) >> 32) - margin, (clock.map_q32(first + span) >> 32) + margin + 1)
     histogram = np.zeros((_ROWS, COLUMNS), np.int64)
-    done = kernels.fold_residuals(
-        a_part, b_part, clock.ref_a_ticks, clock.ref_b_ticks, clock.phase_q32, clock.rate_q48, first, slice_log2,
-        bin_shift, histogram,
-    )  # fmt: skip
-    if done < 0:
-        raise NonMonotonicTimeError(
-            f"time goes backwards near photon {-1 - done} of the window",
-            index=-1 - done,
-            remedy="Sort the streams by time first, or check the time taggers for overflows.",
-        )
+    fold_pairs(a_ticks, b_ticks, clock, (first, first + span), slice_log2, bin_shift, histogram)
     slope, place, pairs, accidentals, log_p = _best_column(histogram)
     return Residuals(clock, histogram, bin_shift, span_log2, place, slope, pairs, accidentals, log_p)
 

@@ -8,8 +8,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from pair_streams import TICK_PS, pair_streams
 
+from pair_streams import TICK_PS, pair_streams
 from qkdhw.errors import ClockAlignmentError, NonMonotonicTimeError
 from qkdhw.events.pair_alignment import align_pairs
 from qkdhw.events.pair_correlation import PairClock, Window, find_pair_peak, poisson_log_tail

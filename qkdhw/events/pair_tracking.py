@@ -1,0 +1,264 @@
+"""Tracking of two sites' clocks by their photon pairs: a filtered centroid an epoch, and a new search when it is lost.
+
+In every epoch the time differences of pairs around 0 are counted. If a peak stands out of the accidentals by 6
+standard deviations, its centroid, accidentals subtracted, corrects offset and rate. If none does, after a step of a
+clock or a gap in the light, the clock runs on, the state is LOST, and what came since then is searched for the offset.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum, unique
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkdhw.errors import ClockAlignmentError, NonMonotonicTimeError
+from qkdhw.events.alignment import MIN_SIGMA, check_ascending, sigma_of
+from qkdhw.events.pair_alignment import RESOLUTION_PS, align_pair_times
+from qkdhw.events.pair_correlation import ONE_TICK_Q32, PairClock, cut, poisson_log_tail
+from qkdhw.events.pair_residuals import COLUMNS, fold_pairs
+from qkdhw.quantities import PS_PER_S
+
+EPOCH_S = 0.536870912  # 2^32 ticks of 125 ps: the epoch of the qcrypto programs
+SEARCH_OFFSET_S = 0.01
+SEARCH_PPM = 0.5
+_OFFSET_GAIN = 0.75
+_RATE_GAIN = _OFFSET_GAIN**2 / (2 - _OFFSET_GAIN)  # critically damped
+_PEAK = 3  # columns taken for the peak
+_NEAR = 3.0  # columns to either side of the centroid that are averaged
+_SEARCHED_EPOCHS = 3
+_PATIENCE = 4  # epochs after which a silent site is waited for no longer
+
+
+@unique
+class TrackingState(Enum):
+    """Whether the clock is known."""
+
+    TRACKING = "tracking"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedEpoch:
+    """What an epoch says about the clock.
+
+    Attributes:
+        first_ticks: Where it begins, in ticks of A.
+        state: LOST if this epoch's `clock` is only what the last one foretells.
+        found_again: The clock was found anew by a search that ended with this epoch.
+        clock: The corrected clock; its reference is the middle of the epoch.
+        residual_ticks: The centroid less what the clock foretold, in ticks of B; 0 if LOST.
+        pairs: Coincidences within the peak, accidentals subtracted.
+        accidentals: Expected there.
+        significance: Gaussian standard deviations of the peak, all places looked at included.
+    """
+
+    first_ticks: int
+    state: TrackingState
+    found_again: bool
+    clock: PairClock
+    residual_ticks: float
+    pairs: float
+    accidentals: float
+    significance: float
+
+
+class PairTracker:
+    """Follow the clock of B in terms of A's through two streams, epoch by epoch.
+
+    It follows a peak that moves by less than `capture_ticks` from one epoch to the next; with 125 ps ticks and a
+    resolution of 1 ns these are +-62 ns, or a change of the rate of 1.1e-7. What moves further is searched for within
+    +-`search_offset_s`: 1 ms takes one epoch if that has pairs enough, see `align_pairs`, else up to three.
+
+    Args:
+        clock: From `align_pairs`.
+        a_tick_ps: Length of a tick of A.
+        b_tick_ps: Length of a tick of B.
+        epoch_s: How much of the streams corrects the clock at a time.
+        resolution_ps: Width of a column: about as wide as the peak. Rounded down to 2^n ticks of B.
+        search_offset_s: How far a lost offset is searched for.
+        search_ppm: How far the rate may have changed by then, parts per million.
+    """
+
+    def __init__(
+        self,
+        clock: PairClock,
+        a_tick_ps: Fraction,
+        b_tick_ps: Fraction,
+        *,
+        epoch_s: float = EPOCH_S,
+        resolution_ps: float = RESOLUTION_PS,
+        search_offset_s: float = SEARCH_OFFSET_S,
+        search_ppm: float = SEARCH_PPM,
+    ) -> None:
+        self._clock = clock
+        self._state = TrackingState.TRACKING
+        self._epoch_ticks = math.ceil(Fraction(epoch_s) * PS_PER_S / a_tick_ps)
+        self._resolution_ticks = Fraction(resolution_ps) / b_tick_ps
+        self._bin_shift = math.floor(self._resolution_ticks * ONE_TICK_Q32).bit_length() - 1
+        self._reach_ticks = math.ceil(Fraction(search_offset_s) * PS_PER_S / a_tick_ps)
+        self._search_ppm = search_ppm
+        self._first_ticks: int | None = None
+        self._lost_epochs = 0
+        self._a_ticks = np.empty(0, np.int64)
+        self._b_ticks = np.empty(0, np.int64)
+
+    @property
+    def clock(self) -> PairClock:
+        """The clock after the last whole epoch."""
+        return self._clock
+
+    @property
+    def state(self) -> TrackingState:
+        """Whether the last whole epoch confirmed the clock."""
+        return self._state
+
+    @property
+    def capture_ticks(self) -> float:
+        """How far from the foretold offset a peak may lie in the next epoch to be followed, in ticks of B."""
+        return (COLUMNS // 2 - _PEAK // 2 - 1) * 2.0 ** (self._bin_shift - 32)
+
+    def track(self, a_ticks: NDArray[np.int64], b_ticks: NDArray[np.int64]) -> list[TrackedEpoch]:
+        """Take the next chunk of both streams, of any lengths, and judge the epochs that it completes.
+
+        An epoch is complete when both sites have got past its end, or one of them by four epochs. At most so much is
+        kept, and three epochs more while the clock is lost.
+
+        Args:
+            a_ticks: int64 (n,), times of A's next photons, ascending.
+            b_ticks: int64 (m,), times of B's next photons, ascending.
+
+        Returns:
+            The epochs, in order; often none. Epochs in which neither site saw anything are passed over.
+
+        Raises:
+            NonMonotonicTimeError: Time goes backwards, within a chunk or from one to the next.
+        """
+        self._a_ticks = _append(self._a_ticks, a_ticks)
+        self._b_ticks = _append(self._b_ticks, b_ticks)
+        if self._first_ticks is None:
+            if not len(self._a_ticks):
+                return []
+            self._first_ticks = int(self._a_ticks[0])
+        done = []
+        while self._is_complete(self._first_ticks + self._epoch_ticks):
+            done.append(self._judge(self._first_ticks))
+            self._first_ticks = self._next_epoch(self._first_ticks + self._epoch_ticks)
+            self._forget(self._first_ticks - self._lost_epochs * self._epoch_ticks)
+        return done
+
+    def _is_complete(self, end_ticks: int) -> bool:
+        patience = _PATIENCE * self._epoch_ticks
+        a_last = int(self._a_ticks[-1]) if len(self._a_ticks) else end_ticks - 1
+        b_last = self._clock.invert(int(self._b_ticks[-1])) - self._reach_ticks if len(self._b_ticks) else end_ticks - 1
+        return min(a_last, b_last) >= end_ticks or max(a_last, b_last) >= end_ticks + patience
+
+    def _next_epoch(self, first_ticks: int) -> int:
+        """Pass over epochs in which neither site saw anything, however many they are."""
+        a_next = self._a_ticks[np.searchsorted(self._a_ticks, first_ticks) :][:1]
+        b_next = self._b_ticks[np.searchsorted(self._b_ticks, self._clock.map_q32(first_ticks) >> 32) :][:1]
+        following = [*a_next.tolist(), *(self._clock.invert(t) for t in b_next.tolist())]
+        silent = max(0, min(following, default=first_ticks) - first_ticks)
+        return first_ticks + silent // self._epoch_ticks * self._epoch_ticks
+
+    def _forget(self, first_ticks: int) -> None:
+        """Drop what no coming epoch looks at; the last photon of each stream stays to tell its time."""
+        a_first = min(int(np.searchsorted(self._a_ticks, first_ticks)), max(0, len(self._a_ticks) - 1))
+        b_first_ticks = self._clock.map_q32(first_ticks - self._reach_ticks) >> 32
+        b_first = min(int(np.searchsorted(self._b_ticks, b_first_ticks)), max(0, len(self._b_ticks) - 1))
+        self._a_ticks, self._b_ticks = self._a_ticks[a_first:], self._b_ticks[b_first:]
+
+    def _judge(self, first_ticks: int) -> TrackedEpoch:
+        """Correct the clock by one epoch, or search for it."""
+        epoch = self._measure(first_ticks, self._clock, found_again=False)
+        if epoch.state is TrackingState.LOST:
+            self._lost_epochs = min(self._lost_epochs + 1, _SEARCHED_EPOCHS)
+            found = self._search(first_ticks)
+            if found is not None:
+                epoch = self._measure(first_ticks, found, found_again=True)
+        if epoch.state is TrackingState.TRACKING:
+            self._lost_epochs = 0
+        self._clock, self._state = epoch.clock, epoch.state
+        return epoch
+
+    def _measure(self, first_ticks: int, clock: PairClock, *, found_again: bool) -> TrackedEpoch:
+        """Find the peak of an epoch near where a clock foretells it."""
+        clock = clock.rebased(first_ticks + self._epoch_ticks // 2)
+        histogram = np.zeros((1, COLUMNS), np.int64)
+        slice_log2 = self._epoch_ticks.bit_length()
+        fold_pairs(
+            self._a_ticks, self._b_ticks, clock, (first_ticks, first_ticks + self._epoch_ticks), slice_log2,
+            self._bin_shift, histogram,
+        )  # fmt: skip
+        counts = histogram[0]
+        place, pairs, accidentals, significance = _find_centroid(counts)
+        locked = significance >= MIN_SIGMA
+        residual_q32 = place * 2.0**self._bin_shift if locked else 0.0
+        return TrackedEpoch(
+            first_ticks=first_ticks,
+            state=TrackingState.TRACKING if locked else TrackingState.LOST,
+            found_again=found_again and locked,
+            clock=clock.rebased(
+                clock.ref_a_ticks,
+                shift_q32=round(_OFFSET_GAIN * residual_q32),
+                stretch_q48=round(_RATE_GAIN * residual_q32 * 2.0**16 / self._epoch_ticks),
+            ),
+            residual_ticks=residual_q32 / 2.0**32,
+            pairs=pairs,
+            accidentals=accidentals,
+            significance=significance,
+        )
+
+    def _search(self, first_ticks: int) -> PairClock | None:
+        """Look for the clock in all epochs since it was lost, three at most."""
+        begin_ticks = first_ticks - (self._lost_epochs - 1) * self._epoch_ticks
+        end_ticks = first_ticks + self._epoch_ticks
+        try:
+            return align_pair_times(
+                cut(self._a_ticks, begin_ticks, end_ticks),
+                cut(
+                    self._b_ticks,
+                    self._clock.map_q32(begin_ticks - self._reach_ticks) >> 32,
+                    self._clock.map_q32(end_ticks + self._reach_ticks) >> 32,
+                ),
+                self._clock.rebased(first_ticks),
+                reach_ticks=self._reach_ticks,
+                max_ppm=self._search_ppm,
+                resolution_ticks=self._resolution_ticks,
+                span_ticks=self._epoch_ticks,
+            ).clock
+        except ClockAlignmentError:
+            return None
+
+
+def _append(kept: NDArray[np.int64], chunk: NDArray[np.int64]) -> NDArray[np.int64]:
+    check_ascending(chunk)
+    if len(kept) and len(chunk) and chunk[0] < kept[-1]:
+        raise NonMonotonicTimeError(
+            "a chunk begins earlier than the one before it ended",
+            index=0,
+            remedy="Feed the chunks in their order, and check the time tagger for overflows.",
+        )
+    return np.concatenate([kept, chunk])
+
+
+def _find_centroid(counts: NDArray[np.int64]) -> tuple[float, float, float, float]:
+    """Return centroid (columns from the middle), pairs, accidentals and significance of the highest peak."""
+    column = np.arange(COLUMNS) + 0.5 - COLUMNS / 2
+    sums = np.convolve(counts, np.ones(_PEAK, np.int64), "valid")
+    best = int(np.argmax(sums))
+    place = float(column[best + _PEAK // 2])
+    background = 0.0
+    for _ in range(4):
+        near = np.abs(column - place) <= _NEAR
+        background = float(counts[~near].sum()) / int((~near).sum())
+        weight = counts[near] - background
+        if weight.sum() <= 0:
+            break
+        place = float(np.clip((weight * column[near]).sum() / weight.sum(), column[0], column[-1]))
+    accidentals = _PEAK * background
+    log_p = poisson_log_tail(float(sums[best]), max(accidentals, 1e-9)) + math.log(len(sums))
+    return place, float(sums[best]) - accidentals, accidentals, sigma_of(log_p)
