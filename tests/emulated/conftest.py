@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from demo_run import run_demo
+from demo_run import finished_demo, run_demo
 
 from qkdhw.export.modules import find_modules
 from qkdhw.export.pkcs11 import Pkcs11Token
@@ -50,5 +52,9 @@ def softhsm(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def seed_7(tmp_path_factory):
-    """One whole run of `qkdhw demo --seed 7 --json`, with all it leaves; tests only look at it."""
-    return run_demo(tmp_path_factory.mktemp("demo"), "--seed", "7", "--json")
+    """One whole run of `qkdhw demo --seed 7 --json`, with all it leaves; tests, of all workers, only look at it."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo-of-seed-7"
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return finished_demo(place) if (place / "code").exists() else run_demo(place, "--seed", "7", "--json")

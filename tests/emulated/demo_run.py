@@ -43,4 +43,12 @@ def run_demo(place: Path, *options: str) -> DemoProcess:
     )  # fmt: skip
     (out / "stdout").write_text(done.stdout)
     (out / "stderr").write_text(done.stderr)
-    return DemoProcess(folder, out, done.returncode, done.stdout, done.stderr)
+    (place / "code").write_text(str(done.returncode))
+    return finished_demo(place)
+
+
+def finished_demo(place: Path) -> DemoProcess:
+    """Say what lies below the folder that it ran in."""
+    out = place / "out"
+    code = int((place / "code").read_text())
+    return DemoProcess(place / "kept", out, code, (out / "stdout").read_text(), (out / "stderr").read_text())
