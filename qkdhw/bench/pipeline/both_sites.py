@@ -15,7 +15,7 @@ from qkdhw.bench.pipeline.pieces import Source
 from qkdhw.bench.pipeline.receiver import EventPipeline
 from qkdhw.bench.pipeline.records import Records
 from qkdhw.bench.pipeline.sender import SenderPipeline
-from qkdhw.bench.pipeline.sifted import PipelineStatistics, SenderStatistics, SiftedBits
+from qkdhw.bench.pipeline.sifted import PipelineStatistics, SenderStatistics, SiftedBits, count_by_intensity
 from qkdhw.errors import PeerProtocolError
 from qkdhw.events.wiring import FOUR_DETECTORS, Wiring
 from qkdhw.interfaces import TransmitterUnit
@@ -133,16 +133,16 @@ def sift_files(
 
 def _errors(ours: SiftedBits, theirs: SiftedBits) -> NDArray[np.int64]:
     """Compare two sites' bits, by basis and intensity."""
-    if not (np.array_equal(ours.key_slot, theirs.key_slot) and np.array_equal(ours.test_slot, theirs.test_slot)):
+    if not (np.array_equal(ours.slot, theirs.slot) and np.array_equal(ours.reply, theirs.reply)):
         raise PeerProtocolError("the sites kept different positions", remedy="check that both run the same version")
-    rows = [
-        np.bincount(intensity, np.unpackbits(a ^ b, count=len(intensity), bitorder="little"), N_INTENSITIES)
-        for intensity, a, b in (
-            (theirs.key_intensity, ours.key_bits, theirs.key_bits),
-            (theirs.test_intensity, ours.test_bits, theirs.test_bits),
-        )
-    ]
-    return np.array(rows).astype(np.int64)
+    rows = []
+    for intensity, a, b in (
+        (theirs.key_intensity, ours.key_bits, theirs.key_bits),
+        (theirs.test_intensity, ours.test_bits, theirs.test_bits),
+    ):
+        wrong = np.unpackbits(a ^ b, count=len(intensity), bitorder="little")
+        rows.append(count_by_intensity(intensity, wrong))
+    return np.array(rows)
 
 
 @dataclass(slots=True)

@@ -129,6 +129,8 @@ def _look_up(
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     if isinstance(block, PreparationBlock):
         index = pulse - block.first_pulse_index
+        if index[0] >= 0:
+            return block.record[index], np.ones(len(pulse), np.bool_)
         found = index >= 0
     else:
         index = np.minimum(np.searchsorted(block.pulse, pulse), len(block.pulse) - 1)

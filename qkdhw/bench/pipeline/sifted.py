@@ -17,8 +17,11 @@ class SiftedBits:
     """One site's sifted bits of one announcement, in the order of detection; the bits are never printed.
 
     Attributes:
-        key_slot: int64 (n_key,), slots of the key bits.
-        test_slot: int64 (n_test,).
+        slot: int64 (n,), the announced slots.
+        basis: uint8 (n,), the announced bases.
+        reply: uint8 (n,), the transmitter's reply: 0 for those that are not kept.
+        n_key: Number of key bits.
+        n_test: Number of test bits.
         key_bits: uint8 (ceil(n_key / 8),), packed, first bit in bit 0, padding zero; secret.
         test_bits: uint8 (ceil(n_test / 8),), packed likewise.
         key_intensity: uint8 (n_key,), 0 is the brightest.
@@ -26,8 +29,11 @@ class SiftedBits:
         counts: int64 (2, 3, 2), this site's bits by basis, intensity and bit value.
     """
 
-    key_slot: NDArray[np.int64] = field(repr=False)
-    test_slot: NDArray[np.int64] = field(repr=False)
+    slot: NDArray[np.int64] = field(repr=False)
+    basis: NDArray[np.uint8] = field(repr=False)
+    reply: NDArray[np.uint8] = field(repr=False)
+    n_key: int
+    n_test: int
     key_bits: NDArray[np.uint8] = field(repr=False)
     test_bits: NDArray[np.uint8] = field(repr=False)
     key_intensity: NDArray[np.uint8] = field(repr=False)
@@ -35,14 +41,16 @@ class SiftedBits:
     counts: NDArray[np.int64] = field(repr=False)
 
     @property
-    def n_key(self) -> int:
-        """Number of key bits."""
-        return len(self.key_slot)
+    def key_slot(self) -> NDArray[np.int64]:
+        """Slots of the key bits, int64 (n_key,)."""
+        slots: NDArray[np.int64] = self.slot[(self.reply != 0) & (self.basis == Basis.KEY)]
+        return slots
 
     @property
-    def n_test(self) -> int:
-        """Number of test bits."""
-        return len(self.test_slot)
+    def test_slot(self) -> NDArray[np.int64]:
+        """Slots of the test bits, int64 (n_test,)."""
+        slots: NDArray[np.int64] = self.slot[(self.reply != 0) & (self.basis == Basis.TEST)]
+        return slots
 
     def wipe(self) -> None:
         """Overwrite all bits with zeros."""
@@ -58,14 +66,19 @@ def pack(sifted: SiftedBlock, slot: NDArray[np.int64], basis: NDArray[np.uint8])
         slot: int64 (n,), the announced slots.
         basis: uint8 (n,), the announced bases.
     """
-    kept = sifted.reply != 0
-    is_test = basis == Basis.TEST
     counts = np.empty((len(Basis), N_INTENSITIES, 2), np.int64)
-    counts[Basis.KEY] = _counts(sifted.key_intensity, sifted.key_bits)
-    counts[Basis.TEST] = _counts(sifted.test_intensity, sifted.test_bits)
+    for basis_of, intensity, bits in (
+        (Basis.KEY, sifted.key_intensity, sifted.key_bits),
+        (Basis.TEST, sifted.test_intensity, sifted.test_bits),
+    ):
+        total, ones = count_by_intensity(intensity), count_by_intensity(intensity, bits)
+        counts[basis_of] = np.stack((total - ones, ones), axis=1)
     packed = SiftedBits(
-        slot[kept & ~is_test],
-        slot[kept & is_test],
+        slot,
+        basis,
+        sifted.reply,
+        len(sifted.key_bits),
+        len(sifted.test_bits),
         np.packbits(sifted.key_bits, bitorder="little"),
         np.packbits(sifted.test_bits, bitorder="little"),
         sifted.key_intensity,
@@ -76,11 +89,13 @@ def pack(sifted: SiftedBlock, slot: NDArray[np.int64], basis: NDArray[np.uint8])
     return packed
 
 
-def _counts(intensity: NDArray[np.uint8], bits: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Count by intensity and bit value; no bit selects an address."""
-    total = np.bincount(intensity, minlength=N_INTENSITIES)
-    ones = np.bincount(intensity, bits, N_INTENSITIES).astype(np.int64)
-    return np.stack((total - ones, ones), axis=1)
+def count_by_intensity(intensity: NDArray[np.uint8], bits: NDArray[np.uint8] | None = None) -> NDArray[np.int64]:
+    """Count elements, or ones among their bits, by intensity, int64 (3,); no bit selects an address or a branch."""
+    found = np.empty(N_INTENSITIES, np.int64)
+    for k in range(N_INTENSITIES):
+        of_k = intensity == k
+        found[k] = np.count_nonzero(of_k if bits is None else of_k & bits.view(np.bool_))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
