@@ -19,18 +19,21 @@ cdef extern from *:
 
 cdef enum:  # places in `state`
     SERVO_Q32 = 0  # correction of the offset, ticks / 2^32
-    CURSOR = 1  # own event: all before it lie before every later window
-    FREE = 2  # own event: the first that was not taken and has none taken after it
-    BIT = 3  # place in the message
-    UNIT = 4  # time of the last decoded detection
-    DECODED = 5  # detections that are decoded
-    BLOCK_SIZE = 6  # of them, in the present block
-    RESOLVED = 7  # of these, done
-    RESIDUALS = 8  # sum over the block of the distances within the tracking window
-    N_KEPT = 9
-    N_KEY = 10
-    N_TEST = 11
-    N_STATE = 12
+    DRIFT_Q48 = 1  # correction of the rate, ticks a unit / 2^48
+    REFERENCE = 2  # unit at which the two were set
+    CURSOR = 3  # own event: all before it lie before every later window
+    FREE = 4  # own event: the first that was not taken and has none taken after it
+    BIT = 5  # place in the message
+    UNIT = 6  # time of the last decoded detection
+    DECODED = 7  # detections that are decoded
+    BLOCK_SIZE = 8  # of them, in the present block
+    RESOLVED = 9  # of these, done
+    DISTANCES = 10  # sum over the block's pairs within the tracking window
+    PAIRS = 11  # how many these are
+    N_KEPT = 12
+    N_KEY = 13
+    N_TEST = 14
+    N_STATE = 15
 
 cdef enum:  # places in `counts`
     MATCHED = 0
@@ -43,8 +46,9 @@ cdef enum:
     BLOCK = 1024
     ESCAPE = 24
 
-# The servo moves by at most this.
+# The servo moves by at most this; and its rate by one part of this.
 cdef int64_t LARGEST_SERVO_Q32 = <int64_t>1 << 62
+cdef int64_t LARGEST_DRIFT = 1 << 13
 
 
 cdef struct Rule:
@@ -114,11 +118,11 @@ def sift_announced(
         window, tracking: Half widths in ticks, window <= tracking < 2^20.
         edge: Pairs at distances above are counted, window <= edge <= tracking.
         gain_q32: 2^12 .. 2^22, or 0 for no servo.
-        state: int64 (12,), carried; see the enum above. For each message all but the first three start at 0, BIT at
+        state: int64 (15,), carried; see the enum above. For each message all but the first five start at 0, BIT at
             the end of the header and UNIT at the message's start.
         block_time, block_basis: int64 and uint8 (1024,), carried.
-        kept: int64 (n_detections,), out: indices of detections in the message, state[9] of them.
-        key_bits, test_bits: uint8 (n_detections,), out, state[10] and state[11] of them.
+        kept: int64 (n_detections,), out: indices of detections in the message, state[12] of them.
+        key_bits, test_bits: uint8 (n_detections,), out, state[13] and state[14] of them.
         counts: int64 (4,), added to: detections matched, with several candidates, with candidates that were all
             taken; pairs at distances above edge and up to tracking.
 
@@ -128,7 +132,7 @@ def sift_announced(
     if message.shape[0] < 8 or ticks.shape[0] != detectors.shape[0]:
         raise ValueError("message needs 8 bytes after it, and ticks and detectors one length")
     if state.shape[0] != N_STATE or counts.shape[0] != N_COUNTS:
-        raise ValueError("state needs 12 places and counts 4")
+        raise ValueError("state needs 15 places and counts 4")
     if block_time.shape[0] != BLOCK or block_basis.shape[0] != BLOCK:
         raise ValueError("a block has 1024 places")
     if min(kept.shape[0], key_bits.shape[0], test_bits.shape[0]) < n_detections:
@@ -187,12 +191,26 @@ cdef int64_t sift(
 
 
 cdef int steer(Rule* rule, int64_t[::1] state) except -1 nogil:
-    """Move the correction by the block's summed distances, at most by the tracking window."""
-    cdef int64_t step = state[RESIDUALS], most = (rule.tracking << 32) // rule.gain_q32 if rule.gain_q32 else 0
-    step = max(-most, min(most, step)) * rule.gain_q32
-    state[SERVO_Q32] = max(-LARGEST_SERVO_Q32, min(LARGEST_SERVO_Q32, state[SERVO_Q32] + step))
-    state[RESIDUALS] = 0
+    """Move offset and rate by the block's distances: by n / N and (n / 4 N)^2 of their mean, n pairs, N = 2^32 / gain.
+
+    The offset's step is at most the tracking window. The rate's is per unit of the time since the last step.
+    """
+    cdef int64_t most = (rule.tracking << 32) // rule.gain_q32 if rule.gain_q32 else 0
+    cdef int64_t distances = clamp(state[DISTANCES], most), span = state[UNIT] - state[REFERENCE]
+    cdef int64_t pairs = min(state[PAIRS], BLOCK)
+    cdef int128 drift = (<int128>distances * pairs * rule.gain_q32) * rule.gain_q32
+    state[SERVO_Q32] = clamp(
+        state[SERVO_Q32] + distances * rule.gain_q32 + ((<int128>state[DRIFT_Q48] * span) >> 16), LARGEST_SERVO_Q32
+    )
+    if span > 0:
+        state[DRIFT_Q48] = clamp(state[DRIFT_Q48] + drift / (<int128>span << 20), rule.rate_q48 // LARGEST_DRIFT)
+    state[REFERENCE] = state[UNIT]
+    state[DISTANCES] = state[PAIRS] = 0
     return 0
+
+
+cdef inline int64_t clamp(int128 value, int64_t most) except? -1 nogil:
+    return -most if value < -most else most if value > most else <int64_t>value
 
 
 cdef int64_t padding(const uint8_t[::1] message, int64_t bit, int64_t end) except -2 nogil:
@@ -207,10 +225,12 @@ cdef int64_t decode_block(
     int64_t[::1] block_time, uint8_t[::1] block_basis,
 ) except -2 nogil:
     """Write the own ticks and bases of the next block; return -1, or the byte in which the first wrong number begins."""
+    cdef int64_t rate_q48 = rule.rate_q48 + state[DRIFT_Q48]
     cdef int128 origin = (<int128>rule.offset << 48) + (<int128>state[SERVO_Q32] << 16) + (rule.rate_q48 >> 1)
     cdef int64_t n = min(n_detections - state[DECODED], BLOCK), i, unit = state[UNIT], bit = state[BIT], begin = bit
     cdef uint64_t word, gap, mask
     cdef int k, q
+    origin -= <int128>state[REFERENCE] * state[DRIFT_Q48]
     if bit + 5 >= end:
         return bit >> 3
     k = <int>(bits_at(&message[bit >> 3], bit & 7) & 31)
@@ -241,7 +261,7 @@ cdef int64_t decode_block(
         unit += <int64_t>gap
         if bit > end or unit > limit:
             return begin >> 3
-        block_time[i] = <int64_t>((<int128>unit * rule.rate_q48 + origin) >> 48)
+        block_time[i] = <int64_t>((<int128>unit * rate_q48 + origin) >> 48)
     state[UNIT] = unit
     state[BIT] = bit
     state[DECODED] += n
@@ -326,7 +346,7 @@ cdef int match(
 ) except -1 nogil:
     """Apply the rule of matching to the detections that have an own event near, and write what is kept."""
     cdef Py_ssize_t m, j, best, n_kept = state[N_KEPT], n_key = state[N_KEY], n_test = state[N_TEST]
-    cdef int64_t i, time, distance, size, least, free = state[FREE], residuals = state[RESIDUALS], candidates
+    cdef int64_t i, time, distance, size, least, free = state[FREE], distances = state[DISTANCES], pairs = state[PAIRS], candidates
     cdef int64_t block_begin = state[DECODED] - state[BLOCK_SIZE]
     cdef uint8_t detector, same, basis, closer
     for m in range(n_near):
@@ -339,7 +359,8 @@ cdef int match(
         while ticks[j] <= time + rule.tracking:
             distance = ticks[j] - time
             size = -distance if distance < 0 else distance
-            residuals += distance
+            distances += distance
+            pairs += 1
             candidates += size <= rule.window
             counts[EDGE] += size > rule.edge
             closer = (size < least) & (j >= free)
@@ -364,5 +385,6 @@ cdef int match(
     state[N_KEPT] = n_kept
     state[N_KEY] = n_key
     state[N_TEST] = n_test
-    state[RESIDUALS] = residuals
+    state[DISTANCES] = distances
+    state[PAIRS] = pairs
     return 0

@@ -18,7 +18,7 @@ def sift_announced(
     tracking: int,
     edge: int,
     gain_q32: int,
-    state: NDArray[np.int64],  # (12,) in and out
+    state: NDArray[np.int64],  # (15,) in and out
     block_time: NDArray[np.int64],  # (1024,) in and out
     block_basis: NDArray[np.uint8],  # (1024,) in and out
     kept: NDArray[np.int64],  # (>= n_detections,) out

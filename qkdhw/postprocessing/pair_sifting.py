@@ -36,8 +36,9 @@ MAX_DETECTIONS = 1 << 20
 _ANNOUNCEMENT = struct.Struct("<4sIIq")
 _REPLY = struct.Struct("<4sII")
 _LAST_TICK = 1 << 61
-_SERVO, _CURSOR, _FREE, _BIT, _UNIT = range(5)
-_N_KEPT, _N_KEY, _N_TEST = 9, 10, 11
+_SERVO = slice(0, 3)
+_CURSOR, _FREE, _BIT, _UNIT = range(3, 7)
+_COUNTS = slice(12, 15)
 _BRIDGE = 4096
 _NO_BITS = np.empty(0, np.uint8)
 
@@ -199,10 +200,10 @@ class PairClock:
 class _Work:
     """The announcement that is being sifted, and what is kept of it so far."""
 
-    def __init__(self, message: bytes, servo_q32: int) -> None:
+    def __init__(self, message: bytes, servo: NDArray[np.int64]) -> None:
         _, self.sequence, self.n, self.first = _ANNOUNCEMENT.unpack_from(message)
         self.message = _padded(message)
-        self.servo_q32 = servo_q32
+        self.servo = servo.copy()
         self.kept = np.empty(self.n, np.int64)
         self.key_bits, self.test_bits = np.empty(self.n, np.uint8), np.empty(self.n, np.uint8)
         self.counts = np.zeros(4, np.int64)
@@ -223,7 +224,8 @@ class PairSifter:
     than all that were taken, of two at one distance the earlier.
 
     Servo: after each 1,024 detections, and after each announcement, the offset moves by the sum of all distances
-    inside the tracking window over `servo_pairs`: a centroid, filtered over so many pairs.
+    inside the tracking window over `servo_pairs`: a centroid, filtered over so many pairs. The rate follows sixteen
+    times as slowly, so that a constant drift leaves no lag.
 
     Args:
         clock: The peer's clock on the own one.
@@ -269,7 +271,7 @@ class PairSifter:
         self._chunks = deque([(np.empty(0, np.int64), np.empty(0, np.uint8))])  # never empty
         self._bridged = 0  # own events at the front of the first chunk that are not in the second
         self._stored = 0
-        self._state = np.zeros(12, np.int64)
+        self._state = np.zeros(15, np.int64)
         self._block = (np.empty(1024, np.int64), np.empty(1024, np.uint8))
         self._last_tick, self._last_sequence, self._last_unit = -_LAST_TICK, -1, -self._limit
         self._closed = False
@@ -278,8 +280,8 @@ class PairSifter:
 
     @property
     def servo_ticks(self) -> Fraction:
-        """What the servo added to the clock's offset so far, in own ticks."""
-        return Fraction(int(self._state[_SERVO]), 1 << 32)
+        """What the servo added to the clock's offset at the last detection, in own ticks."""
+        return Fraction(int(self._state[0]), 1 << 32)
 
     def add_events(self, ticks: NDArray[np.int64], detectors: NDArray[np.uint8]) -> None:
         """Add the next own events. The arrays are kept, not copied: do not write to them afterwards.
@@ -353,7 +355,7 @@ class PairSifter:
             )  # fmt: skip
             if done < 0:
                 self._work = None
-                self._state[_SERVO] = work.servo_q32
+                self._state[_SERVO] = work.servo
                 work.wipe()
                 raise _bad("announcement", -1 - done, "a detection is out of range, badly coded or followed by more")
             if done == 1:
@@ -364,7 +366,7 @@ class PairSifter:
                 return
 
     def _begin(self, message: bytes) -> _Work:
-        work = _Work(message, int(self._state[_SERVO]))
+        work = _Work(message, self._state[_SERVO])
         if work.first < self._last_unit:
             raise _bad("announcement", 12, f"its first time {work.first} is before {self._last_unit}, the last before")
         self._state[_FREE + 1 :] = 0
@@ -409,7 +411,7 @@ class PairSifter:
         self._state[_FREE] = max(0, int(self._state[_FREE]) - n)
 
     def _answer(self, work: _Work) -> PairAnswer:
-        n_kept, n_key, n_test = self._state[_N_KEPT : _N_TEST + 1].tolist()
+        n_kept, n_key, n_test = self._state[_COUNTS].tolist()
         sifted = _pack(work.sequence, work.kept[:n_kept].copy(), work.key_bits[:n_key], work.test_bits[:n_test])
         work.wipe()
         data = np.empty(12 * n_kept + 9, np.uint8)

@@ -1,6 +1,7 @@
 """Rice coding and the sifting of pairs, in plain integers, written to be read."""
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 BLOCK = 1024
 
@@ -31,6 +32,10 @@ def encode_gaps(numbers, beside, least, step):
     return bytes(int(bits[i : i + 8][::-1], 2) for i in range(0, len(bits), 8))
 
 
+def clamp(value, most):
+    return max(-most, min(most, value))
+
+
 def low_bits(value, width):
     return "".join(str(value >> i & 1) for i in range(width))
 
@@ -50,23 +55,33 @@ class PairOracle:
         self.events = list(zip(ticks, detectors, strict=True))
         self.rate, self.offset = rate_q48, offset
         self.window, self.tracking, self.servo_pairs = window, tracking, servo_pairs
-        self.servo_q32 = 0
+        self.servo_q32 = self.drift_q48 = self.reference = 0
         self.passed = 0  # events before all later windows
         self.free = 0  # the first event after all that were taken
 
-    def sift(self, units, bases):
+    def sift(self, first, units, bases):
         out = Sifted()
+        self.steer(first, [])
         for begin in range(0, len(units), BLOCK):
-            residuals = 0
-            for i in range(begin, min(begin + BLOCK, len(units))):
-                residuals += self.sift_one(i, units[i], bases[i], out)
-            if self.servo_pairs:
-                most = self.tracking * self.servo_pairs
-                self.servo_q32 += max(-most, min(most, residuals)) * (2**32 // self.servo_pairs)
+            block = range(begin, min(begin + BLOCK, len(units)))
+            distances = [d for i in block for d in self.sift_one(i, units[i], bases[i], out)]
+            self.steer(units[block[-1]], distances)
         return out
 
+    def steer(self, unit, distances):
+        if self.servo_pairs == 0:
+            return
+        most = self.tracking * self.servo_pairs
+        total, span = clamp(sum(distances), most), unit - self.reference
+        self.servo_q32 += total * 2**32 // self.servo_pairs + (self.drift_q48 * span >> 16)
+        if span > 0:
+            share = Fraction(total * min(len(distances), BLOCK) * 2**44, self.servo_pairs**2 * span)
+            self.drift_q48 = clamp(self.drift_q48 + int(share), self.rate // 2**13)
+        self.reference = unit
+
     def sift_one(self, i, unit, basis, out):
-        time = (unit * self.rate + self.rate // 2 + self.offset * 2**48 + self.servo_q32 * 2**16) >> 48
+        servo_q48 = self.servo_q32 * 2**16 + self.drift_q48 * (unit - self.reference)
+        time = (unit * self.rate + self.rate // 2 + self.offset * 2**48 + servo_q48) >> 48
         while self.passed < len(self.events) and self.events[self.passed][0] < time - self.tracking:
             self.passed += 1
         near = []
@@ -87,4 +102,4 @@ class PairOracle:
             if detector >> 1 == basis:
                 out.kept.append(i)
                 (out.test if basis else out.key).append(detector & 1)
-        return sum(self.events[j][0] - time for _, j in near)
+        return [self.events[j][0] - time for _, j in near]

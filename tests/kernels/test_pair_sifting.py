@@ -68,11 +68,13 @@ def test_sifting_equals_the_oracle_and_both_sites_agree(
     )
     oracle = PairOracle(own[0].tolist(), own[1].tolist(), round(rate * 2**48), offset, *widths, servo_pairs)
     parts = [(theirs[0][:cut], theirs[1][:cut]), (theirs[0][cut:], theirs[1][cut:])]
-    for part in parts:
-        sifter.add_announcement(announcer.announce(*part))
+    messages = [announcer.announce(*part) for part in parts]
+    for message in messages:
+        sifter.add_announcement(message)
     answers = feed(sifter, *own, cuts)
-    for part, answer in zip(parts, answers, strict=True):
-        equals_oracle(answer, oracle.sift(part[0].tolist(), (part[1] >> 1).tolist()))
+    for message, part, answer in zip(messages, parts, answers, strict=True):
+        first = struct.unpack_from("<q", message, 12)[0]
+        equals_oracle(answer, oracle.sift(first, part[0].tolist(), (part[1] >> 1).tolist()))
         there = announcer.accept(answer.reply)
         assert there.kept.tolist() == answer.sifted.kept.tolist()
         chosen = part[1][there.kept]
@@ -102,7 +104,9 @@ def test_a_source_s_pairs_equal_the_oracle(source):
     own, theirs, size, _ = source
     oracle = PairOracle(own[0].tolist(), own[1].tolist(), 1 << 48, CLOCK.offset_ticks, 10, 40, 1024)
     for answer, i in zip(sift_whole(source), range(0, 3 * size, size), strict=True):
-        equals_oracle(answer, oracle.sift(theirs[0][i : i + size].tolist(), (theirs[1][i : i + size] >> 1).tolist()))
+        units, bases = theirs[0][i : i + size].tolist(), (theirs[1][i : i + size] >> 1).tolist()
+        equals_oracle(answer, oracle.sift(units[0], units, bases))
+    assert oracle.drift_q48 != 0
 
 
 @pytest.mark.parametrize(
@@ -156,18 +160,18 @@ def test_bits_choose_nothing(source):
     assert [a.reply for a in other] == [a.reply for a in sift_whole(source)]
 
 
-def test_the_servo_follows_a_drift():
-    own, theirs = entangled_source(duration_s=1.0, singles=(3e5, 2e5), rate=1 + 5e-8)  # 400 ticks in all
-    true_pairs = 100_000
-    shares = []
-    for servo_pairs in (0, 1024):
-        sifter = PairSifter(CLOCK, **WIDTHS, servo_pairs=servo_pairs)
-        sifter.add_announcement(PairAnnouncer().announce(*theirs))
-        (answer,) = feed(sifter, *own, [])
-        shares.append((answer.counts.matched - answer.counts.accidentals) / true_pairs)
-    assert shares[0] < 0.1
-    assert shares[1] > 0.95
-    assert 385 < sifter.servo_ticks < 400
+@pytest.mark.parametrize(("servo_pairs", "least", "most"), [(0, 0.0, 0.1), (1024, 0.97, 1.02)])
+def test_the_servo_follows_a_drift_without_lag(servo_pairs, least, most):
+    drift = 2e-7  # 1,600 ticks in this second, 160 windows
+    own, theirs = entangled_source(duration_s=1.0, singles=(3e5, 2e5), rate=1 + drift)
+    announcer, sifter = PairAnnouncer(), PairSifter(CLOCK, **WIDTHS, servo_pairs=servo_pairs)
+    quarter = len(theirs[0]) // 4
+    for i in range(0, 4 * quarter, quarter):
+        sifter.add_announcement(announcer.announce(theirs[0][i : i + quarter], theirs[1][i : i + quarter]))
+    for answer in feed(sifter, *own, [])[1:]:  # the first quarter is to catch up
+        assert least <= (answer.counts.matched - answer.counts.accidentals) / 25_000 <= most
+    if servo_pairs:
+        assert abs(float(sifter.servo_ticks) - drift * theirs[0][4 * quarter - 1]) < 1
 
 
 def test_accidentals_are_counted_right():
@@ -330,7 +334,7 @@ def test_what_cannot_be_is_refused():
 
 
 def test_the_kernel_refuses_arrays_that_do_not_fit():
-    def call(message=8, n=1, limit=100, events=2, detectors=2, widths=(1, 3, 2), state=12, block=1024, out=1, counts=4):
+    def call(message=8, n=1, limit=100, events=2, detectors=2, widths=(1, 3, 2), state=15, block=1024, out=1, counts=4):
         return sift_announced(
             np.zeros(message, np.uint8), n, limit, np.arange(events), np.zeros(detectors, np.uint8), 1 << 48, 0, *widths,
             1 << 20, np.zeros(state, np.int64), np.zeros(block, np.int64), np.zeros(block, np.uint8),
@@ -343,7 +347,7 @@ def test_the_kernel_refuses_arrays_that_do_not_fit():
         {"limit": 1 << 61},
         {"detectors": 1},
         {"widths": (2, 1, 2)},
-        {"state": 11},
+        {"state": 14},
         {"block": 9},
         {"out": 0},
         {"counts": 3},
