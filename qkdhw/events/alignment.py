@@ -205,8 +205,11 @@ def spans(time_ticks: NDArray[np.int64], tick_ps: Fraction) -> list[tuple[int, i
     if len(time_ticks) == 0:
         return []
     span_ticks = math.floor(_SPAN_S * PS_PER_S / tick_ps)
-    number = (time_ticks - time_ticks[0]) // span_ticks
-    edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(time_ticks)]
+    first, edges = int(time_ticks[0]), [0]
+    while edges[-1] < len(time_ticks):
+        number = (int(time_ticks[edges[-1]]) - first) // span_ticks
+        last_tick = first + (number + 1) * span_ticks - 1
+        edges.append(int(np.searchsorted(time_ticks, last_tick, "right")))
     return list(pairwise(edges))
 
 
@@ -303,8 +306,8 @@ def _fit_line(
         x, y = elapsed[inside], error[inside]
         mean_x, mean_y = float(x.mean()), float(y.mean())
         x = x - mean_x
-        variance = float(x @ x)
-        change = float(x @ y) / variance if variance > 0 else 0.0
+        variance = float((x * x).sum())  # no threads of BLAS for a sum this short
+        change = float((x * y).sum()) / variance if variance > 0 else 0.0
         offset += mean_y - change * mean_x
         slope += change
         spread = 1.4826 * float(np.median(np.abs(y - mean_y - change * x)))

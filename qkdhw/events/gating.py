@@ -17,9 +17,13 @@ from qkdhw.events.alignment import MIN_TRACKED_EVENTS, check_ascending, spans, t
 from qkdhw.events.clock import ONE_TICK_Q32, SlotClock
 from qkdhw.events.wiring import NOT_WIRED, Wiring
 from qkdhw.model import DetectionBlock, EventKind
+from qkdhw.quantities import PS_PER_S
 
 HISTOGRAM_BINS = 256
 _LOST_AFTER_EVENTS = 4096  # clicks without any trace of the pulses before the clock counts as lost
+_TRACKED_EVENTS = 4096  # the clock is corrected from this many clicks at most: phase to 1/32 of the jitter
+_TRACKED_RUN = 64  # neighbours that are chosen together, so that no pattern of inputs hides from the choice
+_CORRECTION_S = Fraction(1, 16)
 _STATE_RANDOM_USED, _STATE_EMITTED, _STATE_SIZE = 6, 7, 8
 
 
@@ -98,8 +102,9 @@ class Gate:
     one's bit. Several clicks in one slot give one outcome: basis drawn among those that clicked, then the bit drawn if
     both detectors of that basis clicked.
 
-    The result does not depend on how the stream is cut into chunks, except through the clock, which is corrected
-    every quarter of a second or when 256 clicks are there, whichever is later.
+    The result does not depend on how the stream is cut into chunks, except through the clock. It is corrected before
+    each chunk, from that chunk's clicks too, when 256 clicks are there and a sixteenth of a second went by, and every
+    quarter of a second within a chunk; from at most 4096 clicks, evenly chosen.
 
     Args:
         clock: From `align_to_sync_frame`; clicks before its reference slot are dropped.
@@ -139,6 +144,9 @@ class Gate:
         kernels.reset_state(self._state)
         self._histogram = np.zeros(HISTOGRAM_BINS, np.int64)
         self._untracked = np.empty(0, np.int64)
+        self._n_astray = 0
+        self._corrected_ticks = -(1 << 62)
+        self._correction_ticks = math.floor(_CORRECTION_S * PS_PER_S / tick_ps)
         self._statistics = GatingStatistics()
 
     @property
@@ -191,18 +199,26 @@ class Gate:
 
     def _follow(self, ticks: NDArray[np.int64], channel: NDArray[np.uint8], kind: NDArray[np.uint8]) -> None:
         """Correct the clock from the clicks since the last correction, this span's included."""
+        chosen = _evenly(len(ticks))
+        ticks, channel, kind = ticks[chosen], channel[chosen], kind[chosen]
         start = -(-self._clock.centre_q32(self._first_slot) // ONE_TICK_Q32)
         wanted = (kind == EventKind.PHOTON) & (self._wiring.table[channel] != NOT_WIRED) & (ticks >= start)
-        self._untracked = np.concatenate((self._untracked, ticks[wanted]))
-        if len(self._untracked) < MIN_TRACKED_EVENTS:
+        fresh = ticks[wanted]
+        n_fresh = len(fresh)
+        if n_fresh < MIN_TRACKED_EVENTS or fresh[-1] - fresh[0] < self._correction_ticks:
+            fresh = np.concatenate((self._untracked, fresh))
+        self._untracked = fresh = fresh[_evenly(len(fresh))]
+        if len(fresh) < MIN_TRACKED_EVENTS or fresh[-1] - self._corrected_ticks < self._correction_ticks:
             return
         try:
-            self._clock = track_times(self._clock, self._untracked)
+            self._clock = track_times(self._clock, fresh)
         except ClockAlignmentError:
-            if len(self._untracked) >= _LOST_AFTER_EVENTS:
+            self._n_astray += n_fresh
+            if self._n_astray >= _LOST_AFTER_EVENTS:
                 raise
         else:
-            self._untracked = np.empty(0, np.int64)
+            self._corrected_ticks = int(fresh[-1])
+            self._untracked, self._n_astray = fresh[:0], 0
 
     def _gate(
         self,
@@ -240,6 +256,14 @@ class Gate:
         statistics = GatingStatistics(*counts.tolist())
         self._statistics += statistics
         return GatedBlock(slot[:n_out], basis[:n_out], bit[:n_out], statistics)
+
+
+def _evenly(n: int) -> slice | NDArray[np.int64]:
+    """Choose at most _TRACKED_EVENTS of n places, evenly, in runs of neighbours."""
+    if n <= _TRACKED_EVENTS:
+        return slice(None)
+    starts = np.linspace(0, n - _TRACKED_RUN, _TRACKED_EVENTS // _TRACKED_RUN).astype(np.int64)
+    return (starts[:, None] + np.arange(_TRACKED_RUN)).ravel()
 
 
 def _joined(parts: list[GatedBlock]) -> GatedBlock:

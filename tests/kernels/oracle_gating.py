@@ -80,7 +80,7 @@ def gate_vectorised(time_ticks, channel, wiring, clock, half_width, dead_time, r
     ticks, detector = time_ticks[wired], detector[wired]
     slot, rest = np.divmod(((ticks - ref_ticks) << 32) - phase + half, period)
     slot += ref_slot
-    histogram = np.bincount((rest >> 20) * bins // (period >> 20), minlength=bins)
+    histogram = np.bincount(np.minimum((rest >> 20) * bins // (period >> 20), bins - 1), minlength=bins)
     residual = rest - half
     inside = np.flatnonzero(np.abs(residual) <= half_width)
     here = slot[inside]

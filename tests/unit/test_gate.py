@@ -9,7 +9,7 @@ from sync_stream import TICK_PS, Link, as_block, make_record, make_stream, piece
 
 from qkdhw.errors import ClockAlignmentError, EventError, NonMonotonicTimeError
 from qkdhw.events.alignment import align_to_sync_frame
-from qkdhw.events.clock import SlotClock
+from qkdhw.events.clock import ONE_TICK_Q32, SlotClock
 from qkdhw.events.gating import Gate, GatedBlock, GatingStatistics
 from qkdhw.events.wiring import FOUR_DETECTORS, Wiring
 from qkdhw.model import Basis, DetectionBlock
@@ -113,6 +113,40 @@ def test_the_clock_is_not_led_by_what_comes_before_the_first_pulse(lit):
     g.feed(as_block(dark, np.ones(6000, np.uint8)))
     assert g.statistics.n_before_start == 6000
     assert g.clock == clock
+
+
+@pytest.mark.parametrize("chunk", [4000, 65_536, 10**9])
+def test_a_bright_stream_is_tracked_as_well_from_a_choice_of_its_clicks(chunk):
+    """A clock that is wrong by 0.02 ppm and drifts by 1e-8/s: clicks spread as their jitter, not as the clock's error."""
+    rng = np.random.default_rng(8)
+    jitter_ticks = 0.6
+    slot = np.cumsum(rng.integers(1, 30, 1_500_000))  # 1.2 s at 1.3 Mcps
+    exact = 25.0 * slot * (1 + 2e-8) + 1e-8 / 2 * (25.0 * slot) ** 2 * 2e-9 + rng.normal(0, jitter_ticks, len(slot))
+    order = np.argsort(exact)
+    ticks, slot = np.floor(exact[order]).astype(np.int64), slot[order]
+    keep = ticks >= 0
+    stream = as_block(ticks[keep], rng.integers(1, 5, len(order)).astype(np.uint8)[keep])
+    g = gate(SlotClock.nominal(Fraction(25)))
+    got = 0
+    for begin in range(0, len(stream), chunk):
+        got += len(g.feed(as_block(stream.time_ticks[begin : begin + chunk], stream.channel[begin : begin + chunk])))
+    late = g.clock.assign(stream.time_ticks[-20_000:])[1] / ONE_TICK_Q32
+    assert got > 0.999 * len(stream)
+    # The tick spreads by 1/sqrt(12); its half is the mean. A sixteenth of a second of this drift is far below both.
+    assert late.std() == pytest.approx(np.hypot(jitter_ticks, 12**-0.5), rel=0.02)
+    assert abs(late.mean()) < 0.06
+    assert (g.clock.assign(stream.time_ticks[-20_000:])[0] == slot[keep][-20_000:]).mean() > 0.999
+
+
+def test_no_pattern_of_inputs_hides_from_the_clock():
+    """Every second event is of another input."""
+    slot = 250 * np.arange(1, 600_001)
+    ticks = np.floor(np.repeat(slot * (1 + 9e-7), 2)).astype(np.int64)
+    g = gate(SlotClock.nominal(Fraction(25)))
+    for begin in range(0, len(ticks), 50_000):
+        part = ticks[begin : begin + 50_000]
+        g.feed(as_block(part, np.tile(np.array([9, 1], np.uint8), len(part) // 2)))
+    assert float(g.clock.period_ticks / 25 - 1) == pytest.approx(9e-7, abs=5e-8)
 
 
 def test_doubles_are_counted_and_drawn_evenly():
