@@ -23,12 +23,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from test_pair_alignment import aligned_anywhere, blocks
+from test_pair_tracking import errors_ns, feed, simulated_epochs, tracker_of
 
 from pair_streams import TICK_PS, pair_streams
 from qkdhw.errors import ClockAlignmentError
 from qkdhw.events.alignment import sigma_of
 from qkdhw.events.pair_alignment import align_pairs
 from qkdhw.events.pair_correlation import PairClock, Window, find_pair_peak
+from qkdhw.events.pair_tracking import EPOCH_S, TrackingState
 
 
 def offsets(first, runs):
@@ -101,11 +103,50 @@ def chance_scan(first, runs, max_bins=1 << 18):
     print(f"{false} false locks in {runs} alignments")
 
 
+def hour(first, runs):
+    """A drift of 1e-9, of the offset (a constant rate) and of the rate (a second), for an hour of epochs."""
+    epochs = math.ceil(3600 / EPOCH_S)
+    for name, offset_of in (("constant", lambda t: 1e-3 + 1e-9 * t), ("a second", lambda t: 1e-3 + 0.5e-9 * t * t)):
+        for seed in range(first, first + runs):
+            tracker, begin = tracker_of(offset_s=1e-3), time.process_time()
+            lost, worst, count = 0, 0.0, 0
+            for streams in simulated_epochs(seed, epochs, offset_of):
+                done = tracker.track(*streams)
+                lost += sum(epoch.state is TrackingState.LOST or epoch.found_again for epoch in done)
+                worst = max([worst, *map(abs, errors_ns(done, offset_of))])
+                count += len(done)
+            print(
+                f"1e-9 {name}: {count} epochs ({count * EPOCH_S:.0f} s), {lost} lost, worst error {worst:.2f} ns, ",
+                end="",
+            )
+            print(f"rate at the end {float(tracker.clock.rate - 1):.4e}, CPU {time.process_time() - begin:.0f} s")
+
+
+def steps(first, runs):
+    """A step of 1 ms at any moment of an epoch: after how many epochs the clock is right again."""
+    epochs_needed = []
+    for seed in range(first, first + runs):
+        rng = np.random.default_rng([seed, 5])
+        part, step_s = rng.random(), rng.choice([-1e-3, 1e-3])
+
+        def offset_of(t, moment_s=(3 + part) * EPOCH_S, step_s=step_s):
+            return np.where(t < moment_s, 0.0, step_s)
+
+        done = feed(tracker_of(), simulated_epochs(seed, 10, offset_of))
+        right = [abs(error) < 1 for error in errors_ns(done, offset_of)]
+        # The epoch in which the step happens counts as the first.
+        epochs_needed.append(next(k for k in range(len(right) + 1) if k == len(right) or all(right[3 + k :])))
+    print(f"{runs} steps of 1 ms: right again in the nth epoch after that of the step: ", end="")
+    print(dict(zip(*(each.tolist() for each in np.unique(epochs_needed, return_counts=True)), strict=True)))
+
+
 CAMPAIGNS = {
     "offsets": (offsets, 100),
     "table": (table, 20),
     "chance": (chance, 1000),
     "chance-scan": (chance_scan, 1000),
+    "hour": (hour, 1),
+    "steps": (steps, 100),
 }
 
 
