@@ -147,7 +147,7 @@ def test_a_broken_file_fails_alone(work, tmp_path):
     seen = []
     report = process_files(
         [tmp_path / "bad.parquet", files[0]],
-        ProcessOptions(records=options.records[:2], period_ps=1000, window_ps=980),
+        ProcessOptions(records=options.records[:1] * 2, period_ps=1000, window_ps=980),
         out=tmp_path / "out",
         on_progress=seen.append,
     )

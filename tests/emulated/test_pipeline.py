@@ -14,10 +14,11 @@ import pytest
 from optics_judges import LEAST_P, changed
 from pipeline_truth import SimulatedEnds, p_of_report
 
-from qkdhw.bench.pipeline import EventPipeline, RecordReader, SeededBytes, SenderPipeline, SyncFrame, sift_files
+from qkdhw.bench.pipeline import EventPipeline, Merged, RecordReader, SeededBytes, SenderPipeline, SyncFrame, sift_files
 from qkdhw.bench.pipeline.receiver import MAX_UNANSWERED
 from qkdhw.drivers import open_unit
 from qkdhw.errors import ClockAlignmentError, EventError, PeerProtocolError
+from qkdhw.events.merging import MergeSource
 from qkdhw.events.wiring import FOUR_DETECTORS
 from qkdhw.formats import open_events, write_events
 from qkdhw.model import DetectionBlock
@@ -287,21 +288,52 @@ def drop_all(pipeline):
             pipeline.sift(b"")
 
 
-def test_a_lost_clock_ends_the_stream_and_the_balance_says_where_events_are(files):
+def test_a_lost_clock_ends_the_stream_and_the_balance_says_where_events_are():
     """The receiver's clock jumps to a rate that is far off: 1,000 ppm."""
-    folder, _ = files
-    events = whole(folder / "bob.parquet")
-    half = len(events) // 2
-    ticks = events.time_ticks.copy()
-    ticks[half:] += (ticks[half:] - ticks[half]) // 1000
-    block = DetectionBlock(ticks, events.channel, events.kind, events.tick_ps)
-    with EventPipeline(
-        [block], FOUR_DETECTORS, period_ps=1000, window_ps=300, sync_frame=frame_of(folder), piece_events=5000
-    ) as pipeline:
+    ends = SimulatedEnds(load_setup("lim-2014"), 30_000_000, seed=2)
+    blocks = list(ends.events())
+    for block in blocks[len(blocks) // 2 :]:
+        begin = blocks[len(blocks) // 2].time_ticks[0]
+        block.time_ticks[:] += (block.time_ticks - begin) // 1000
+    with (
+        SenderPipeline(ends.record()) as sender,
+        EventPipeline(
+            blocks, FOUR_DETECTORS, period_ps=10_000, window_ps=2000, sync_frame=sender.sync_frame, piece_s=0.02
+        ) as pipeline,
+    ):
         with pytest.raises(ClockAlignmentError):
             drop_all(pipeline)
         check_balance(pipeline.statistics)
         assert pipeline.statistics.fates["clock_lost"] > 0
+
+
+def test_two_taggers_of_one_clock_are_one_source(files):
+    """Key detectors on one tagger, test detectors on the other, one of them late by a skew: the same bits come out."""
+    folder, _ = files
+    events, frame = whole(folder / "bob.parquet"), frame_of(folder)
+    is_key = events.channel <= 2
+    late = events.time_ticks + np.where(events.channel == 4, 700, 0)
+    parts = []
+    for chosen, first in ((is_key, 0), (~is_key, 2)):
+        order = np.argsort(late[chosen], kind="stable")
+        columns = (late[chosen][order], events.channel[chosen][order] - np.uint8(first), events.kind[chosen][order])
+        parts.append(list(cut_at(DetectionBlock(*columns, events.tick_ps), range(500, int(chosen.sum()), 3000))))
+    source = Merged(parts, [MergeSource(Fraction(1)), MergeSource(Fraction(1), channel_offset=2, skew_ps={2: 700})])
+
+    def run(source):
+        out = []
+        with EventPipeline(
+            source, FOUR_DETECTORS, period_ps=1000, window_ps=980, sync_frame=frame, random_bytes=SeededBytes(b""),
+        ) as pipeline:  # fmt: skip
+            for message in pipeline:
+                out.append(message)
+                with pytest.raises(PeerProtocolError):
+                    pipeline.sift(b"")
+        check_balance(pipeline.statistics)
+        assert pipeline.statistics.n_events == len(events)
+        return out
+
+    assert run(source) == run([events])
 
 
 @pytest.mark.parametrize("message", [b"", b"QF\x01\x00", b"QX\x01\x00" + bytes(9), b"QF\x01\x00" + bytes(8) + b"\x0c"])

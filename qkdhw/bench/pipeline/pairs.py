@@ -51,6 +51,7 @@ class PairStatistics:
         n_key: Sifted key bits.
         n_test: Sifted test bits.
         n_missed: Events that the stream says were lost before it; never taken in.
+        n_late: Events dropped before, as they came too late to be put in order; never taken in.
         n_overflows: Overflows that the unit told of.
         n_unit_stalls: How often the unit's ring was full and its reading stopped.
         n_stalls: How often the pipeline's queue was full and its reader waited.
@@ -67,6 +68,7 @@ class PairStatistics:
     n_key: int = 0
     n_test: int = 0
     n_missed: int = 0
+    n_late: int = 0
     n_overflows: int = 0
     n_unit_stalls: int = 0
     n_stalls: int = 0
@@ -154,6 +156,7 @@ class _PairSite:
             n_key=self._n_key,
             n_test=self._n_test,
             n_missed=source.missed,
+            n_late=source.late,
             n_overflows=source.overflows,
             n_unit_stalls=source.stalls,
             n_stalls=self._ahead.stalls,

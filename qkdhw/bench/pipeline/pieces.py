@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from qkdhw.bench.pipeline.merged import Merged
 from qkdhw.drivers.event_stream import EventStream
 from qkdhw.errors import EventError, EventOverflowError
 from qkdhw.formats import EventFile, open_events
@@ -32,7 +33,7 @@ class StreamingUnit(Protocol):
         ...
 
 
-Source = StreamingUnit | EventFile | Path | str | Iterable[DetectionBlock]
+Source = StreamingUnit | EventFile | Merged | Path | str | Iterable[DetectionBlock]
 
 
 @dataclass(slots=True)
@@ -43,11 +44,13 @@ class SourceCounts:
         missed: Events that the stream says were lost before it.
         overflows: Overflows of the unit's own buffer.
         stalls: How often the unit's ring was full and its reading stopped.
+        late: Events dropped as they came too late to be put in order.
     """
 
     missed: int = 0
     overflows: int = 0
     stalls: int = 0
+    late: int = 0
 
 
 class Pieces:
@@ -57,7 +60,8 @@ class Pieces:
     buffer, which it tells at the end, is counted and not raised.
 
     Args:
-        source: An open unit, an event file or its path, or blocks in order; arrays of blocks must stay as they are.
+        source: An open unit, an event file or its path, several of them `Merged`, or blocks in order, whose arrays must
+            stay as they are.
         piece_events: Most events in a piece.
         piece_s: Most time between the first and the last of them.
         duration_s: If given, the source ends after this time by its own clock.
@@ -82,7 +86,7 @@ class Pieces:
         self._duration_s = duration_s
         self.counts = SourceCounts()
 
-    def read(self, stopping: threading.Event) -> Iterator[DetectionBlock]:
+    def read(self, stopping: threading.Event) -> Generator[DetectionBlock, None, None]:
         """Yield the pieces until the source ends or `stopping` is set.
 
         Raises:
@@ -112,7 +116,7 @@ class Pieces:
 
     def _blocks(self, stopping: threading.Event) -> Iterator[DetectionBlock]:
         """Yield blocks that stay, none of them empty, up to the end of the duration."""
-        with self._opened() as blocks:
+        with self._opened(stopping) as blocks:
             copied = isinstance(blocks, EventStream)
             end_ticks: int | None = None
             for block in blocks:
@@ -133,10 +137,13 @@ class Pieces:
                 yield kept
 
     @contextmanager
-    def _opened(self) -> Iterator[Iterable[DetectionBlock]]:
+    def _opened(self, stopping: threading.Event) -> Iterator[Iterable[DetectionBlock]]:
         source = self._source
         if isinstance(source, EventFile):
             yield source.read_blocks(self._piece_events)
+            return
+        if isinstance(source, Merged):
+            yield self._merged(source, stopping)
             return
         if not isinstance(source, StreamingUnit):
             yield source
@@ -149,6 +156,16 @@ class Pieces:
             pass  # counted by the stream
         finally:
             self.counts.overflows, self.counts.stalls = stream.counts.overflows, stream.counts.stalls
+
+    def _merged(self, merged: Merged, stopping: threading.Event) -> Iterator[DetectionBlock]:
+        parts = [Pieces(source, piece_events=self._piece_events, piece_s=self._piece_s) for source in merged.sources]
+        with ExitStack() as stack:
+            readers = [stack.enter_context(closing(part.read(stopping))) for part in parts]
+            for block, late in merged.blocks(readers):
+                self.counts.late = late
+                yield block
+        self.counts.overflows = sum(part.counts.overflows for part in parts)
+        self.counts.stalls = sum(part.counts.stalls for part in parts)
 
 
 def _checked_tick(block: DetectionBlock, tick_ps: Fraction | None) -> Fraction:

@@ -42,7 +42,7 @@ class EventPipeline:
     unit's own buffer fills, and its overflow is what is counted. At most four announcements may wait for replies.
 
     Args:
-        source: An open tagger or receiver, an event file or its path, or blocks in order.
+        source: An open tagger or receiver, an event file or its path, several of them `Merged`, or blocks in order.
         wiring: Which input is which detector.
         period_ps: Nominal slot period of the transmitter, exact.
         window_ps: Full width of the window around a slot's centre.
@@ -127,6 +127,7 @@ class EventPipeline:
             n_waiting=sum(map(len, self._waiting)),
             n_unanswered=self._counted.n_unanswered + sum(map(len, self._unanswered)),
             n_missed=source.missed,
+            n_late=source.late,
             n_overflows=source.overflows,
             n_unit_stalls=source.stalls,
             n_stalls=self._ahead.stalls,

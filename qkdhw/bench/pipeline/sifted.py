@@ -116,6 +116,7 @@ class PipelineStatistics:
         n_key: Sifted key bits.
         n_test: Sifted test bits.
         n_missed: Events that the stream says were lost before it; never taken in.
+        n_late: Events dropped before, as they came too late to be put in order; never taken in.
         n_overflows: Overflows that the unit told of.
         n_unit_stalls: How often the unit's ring was full and its reading stopped.
         n_stalls: How often the pipeline's queue was full and its reader waited.
@@ -134,6 +135,7 @@ class PipelineStatistics:
     n_key: int = 0
     n_test: int = 0
     n_missed: int = 0
+    n_late: int = 0
     n_overflows: int = 0
     n_unit_stalls: int = 0
     n_stalls: int = 0
