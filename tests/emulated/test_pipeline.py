@@ -18,16 +18,20 @@ from qkdhw.bench.pipeline import EventPipeline, Merged, RecordReader, SeededByte
 from qkdhw.bench.pipeline.receiver import MAX_UNANSWERED
 from qkdhw.drivers import open_unit
 from qkdhw.errors import ClockAlignmentError, EventError, PeerProtocolError
+from qkdhw.events.clock import SlotClock
 from qkdhw.events.merging import MergeSource
 from qkdhw.events.wiring import FOUR_DETECTORS
 from qkdhw.formats import open_events, write_events
 from qkdhw.model import DetectionBlock
 from qkdhw.postprocessing.sifting import announce
+from qkdhw_emulators.faults import Fault
 from qkdhw_emulators.optics.parameters import LinkParameters
 from qkdhw_emulators.optics.presets import load_setup
 from qkdhw_emulators.optics.simulation import LinkSimulation
-from qkdhw_emulators.serve import serve_link
+from qkdhw_emulators.serve import serve_link, serve_unit
 from qkdhw_emulators.simulate.run import LinkRun, RunOptions
+from qkdhw_emulators.units.sfifteen_tdc1 import EmulatedSFifteenTdc1
+from qkdhw_emulators.world import VirtualClock, World
 
 N_PULSES = int(float(os.environ.get("QKDHW_PIPELINE_PULSES", "2e7")))
 SYNC = 1 << 20
@@ -351,10 +355,11 @@ def test_records_that_cannot_be_read(tmp_path):
         pass
 
 
-def test_live_units_from_both_ends():
-    """An emulated transmitter and tagger over their real transports; one second of the link at least."""
+@pytest.mark.parametrize("faults", [(), (Fault.OVERFLOW,)])
+def test_live_units_from_both_ends(faults):
+    """An emulated transmitter and tagger over real transports; a buffer that ran over is counted, what came is sifted."""
     with ExitStack() as stack:
-        served = stack.enter_context(serve_link(LinkParameters(), seed=11))
+        served = stack.enter_context(serve_link(LinkParameters(), seed=11, receiver_faults=faults))
         sending = stack.enter_context(open_unit("generic-tx", served.transmitter_url))
         tagger = stack.enter_context(open_unit("sfifteen-tdc1", served.receiver_url))
         sending.configure({"pulse_rate_hz": 20_000_000})
@@ -366,3 +371,27 @@ def test_live_units_from_both_ends():
     check_balance(report.receiver, report.sender)
     assert report.receiver.n_key > 10_000
     assert report.qber() < 0.05
+    assert report.receiver.n_overflows == len(faults)
+
+
+def test_a_unit_whose_events_nobody_takes_is_not_read():
+    """A tagger at a million events a second over its own ring and the pipeline's queue: both fill, nothing is lost."""
+    world = World(seed=3, clock=VirtualClock())
+    unit = EmulatedSFifteenTdc1(world)
+    world.set_condition("signal_rate_hz", 1e6)
+    with (
+        serve_unit(unit, world, transport="emu") as served,
+        open_unit("sfifteen-tdc1", served.url) as tagger,
+        EventPipeline(
+            tagger, FOUR_DETECTORS, period_ps=1_000_000, window_ps=900_000, clock=SlotClock.nominal(Fraction(500)),
+            piece_events=1000, duration_s=3.0,
+        ) as pipeline,
+    ):  # fmt: skip
+        while pipeline.statistics.n_stalls == 0:
+            threading.Event().wait(0.01)
+        drop_all(pipeline)
+        statistics = pipeline.statistics
+    check_balance(statistics)
+    assert (statistics.n_overflows, statistics.n_missed) == (0, 0)
+    assert statistics.n_unit_stalls > 0
+    assert statistics.n_events == pytest.approx(3e6, rel=0.01)
