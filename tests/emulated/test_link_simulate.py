@@ -125,7 +125,7 @@ def test_only_what_was_asked_for_is_written(tmp_path):
 
 @pytest.mark.parametrize("preset", [PULSED, PAIRS])
 def test_the_same_seed_gives_the_same_bytes_whatever_the_threads(tmp_path, preset):
-    common = [preset, *ENOUGH, "--truth", "--plots", "--format", "hdf5", "--attack", "background-light:from_s=0.02"]
+    common = [preset, *ENOUGH, "--truth", "--format", "hdf5", "--attack", "background-light:from_s=0.02"]
     simulate(*common, "--out", tmp_path / "a")
     simulate(*common, "--threads", 2, "--out", tmp_path / "b")
     simulate(*common, "--seed", 2, "--out", tmp_path / "c")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
-from qkdhw.cli.console import err
+from qkdhw.bench.ordered import OrderedEvents
+from qkdhw.cli.console import err, out, plain
 from qkdhw.errors import ConfigurationError
-from qkdhw.formats import FORMATS, EventFile
+from qkdhw.formats import FORMATS, EventFile, open_events
 from qkdhw.model import DetectionBlock
+
+REMEDY_TICKS = "Give whole numbers of ticks; `qkdhw events info` says how long a tick is."
+_LONGEST_NUMBER = 40
 
 
 def complete_format(incomplete: str) -> list[tuple[str, str]]:
@@ -31,6 +37,48 @@ FormatOption = Annotated[
 TolerantOption = Annotated[
     bool, typer.Option("--tolerant", help="Read what is whole in a damaged file, and count the rest.")
 ]
+
+
+def picoseconds(text: str | Fraction) -> Fraction:
+    """Read an exact time: 12, 12.5 or 25/2."""
+    try:
+        return Fraction(text if len(str(text)) <= _LONGEST_NUMBER and "e" not in str(text).lower() else "")
+    except (ValueError, ZeroDivisionError) as error:
+        raise typer.BadParameter(f"{text!r} is no number of picoseconds, such as 81, 12.5 or 25/2") from error
+
+
+OtherArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="[OTHER]", help="Second file of the same clock; its channel 1 is 101, and so on."),
+]
+OrderingOption = Annotated[
+    Fraction,
+    typer.Option(
+        "--order-within", metavar="PS", parser=picoseconds, help="Put events right that are out of order by so much."
+    ),
+]
+SkewOption = Annotated[
+    list[str] | None,
+    typer.Option("--skew", metavar="CHANNEL=PS", help="Take so much off the times of a channel; may be repeated."),
+]
+
+
+def skews(given: list[str]) -> dict[int, Fraction]:
+    """Read skews by channel.
+
+    Raises:
+        ConfigurationError: One is not CHANNEL=PS.
+    """
+    found = {}
+    for text in given:
+        channel, equals, skew = text.partition("=")
+        if not (equals and channel.isdecimal() and len(channel) <= 3):
+            raise ConfigurationError(f"--skew {text!r} is not CHANNEL=PS", remedy="For example --skew 2=350")
+        try:
+            found[int(channel)] = picoseconds(skew)
+        except typer.BadParameter as error:
+            raise ConfigurationError(f"--skew {text!r}: {error}", remedy="For example --skew 2=350") from error
+    return found
 
 
 class RateColumn(ProgressColumn):
@@ -60,3 +108,37 @@ def check_out(file: Path, out_file: Path, *, force: bool) -> None:
         raise ConfigurationError(
             f"{out_file} exists already", remedy="Give OUT another name, or replace it with --force."
         )
+
+
+def ordered_events(file: Path, other: Path | None, ordering_ps: Fraction, skew: list[str]) -> OrderedEvents:
+    """Open one or two files whose events come in time order, and show how far they are read."""
+    files = [open_events(path) for path in (file, other) if path is not None]
+    return OrderedEvents(
+        files, ordering_window_ps=ordering_ps, skew_ps=skews(skew), follow=lambda f: with_progress(f, "reading")
+    )
+
+
+def channel_list(text: str) -> list[int]:
+    """Read channels such as 1,2.
+
+    Raises:
+        ConfigurationError: They are none.
+    """
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError as error:
+        raise ConfigurationError(f"{text!r} are no channels", remedy="For example --channels 1,2") from error
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print a table of names and numbers."""
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else f"{value:,.6g}")
+    out.print(table)
+
+
+def say_written(path: Path | None, *, as_json: bool = False) -> None:
+    """Say where something was written."""
+    if path is not None and not as_json:
+        out.print(plain(f"written: {path}"), soft_wrap=True)

@@ -1,0 +1,87 @@
+"""Events of one or two files in time order, for whatever counts coincidences and delays."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
+
+from qkdhw.bench.pipeline.pieces import Pieces, joined
+from qkdhw.errors import ConfigurationError, EventError
+from qkdhw.events.merging import MergeSource, StreamMerger
+from qkdhw.formats import EventFile
+from qkdhw.model import DetectionBlock
+
+SECOND_FILE = 100  # channel 1 of the second file is 101
+
+
+class OrderedEvents:
+    """Merges the events of files, corrects skews and mends small disorder; iterate once.
+
+    Channel n of the second file becomes 100 + n. The files must be of one clock: their times are taken as they are.
+
+    Args:
+        files: One or two event files, not of start-stop (T3) measurements.
+        ordering_window_ps: How far an event may lie before the latest one of its file.
+        skew_ps: By channel, how much later its events are told; subtracted.
+        follow: Passes on the blocks of a file, to show how far it is.
+
+    Raises:
+        ConfigurationError: A skew or a tick does not fit.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[EventFile],
+        *,
+        ordering_window_ps: Fraction | int = 0,
+        skew_ps: Mapping[int, Fraction] | None = None,
+        follow: Callable[[EventFile], Iterator[DetectionBlock]] = EventFile.read_blocks,
+    ) -> None:
+        for file in files:
+            if file.fine_tick_ps is not None:
+                raise ConfigurationError(
+                    f"{file.path} is a start-stop (T3) measurement, whose events have two times each",
+                    remedy="Record in T2 mode; `qkdhw events histogram` draws the delays of a T3 file.",
+                )
+        skews: list[dict[int, Fraction]] = [{}, {}]
+        for channel, skew in (skew_ps or {}).items():
+            skews[channel > SECOND_FILE][channel % SECOND_FILE] = skew
+        sources = [MergeSource(file.tick_ps, SECOND_FILE * number, skews[number]) for number, file in enumerate(files)]
+        try:
+            self._merger = StreamMerger(sources, ordering_window_ps=ordering_window_ps)
+        except ValueError as error:
+            raise ConfigurationError(str(error), remedy="Give times that are whole numbers of ticks.") from error
+        self._files, self._follow = files, follow
+
+    @property
+    def tick_ps(self) -> Fraction:
+        """Exact tick of the merged events."""
+        return self._merger.tick_ps
+
+    def __iter__(self) -> Iterator[DetectionBlock]:
+        """Yield the events; the file that is behind is read next."""
+        blocks = [self._follow(file) for file in self._files]
+        reached = [Fraction(-(1 << 62))] * len(blocks)
+        running = set(range(len(blocks)))
+        while running:
+            number = min(running, key=lambda index: reached[index])
+            block = next(blocks[number], None)
+            if block is None:
+                running.discard(number)
+                yield self._merger.finish(number)
+            elif len(block):
+                reached[number] = int(block.time_ticks[-1]) * block.tick_ps
+                yield self._merger.feed(number, block)
+
+
+def first_events(file: EventFile, duration_s: float) -> DetectionBlock:
+    """Read the events of a file's first seconds, by its own clock.
+
+    Raises:
+        EventError: There are none, or they are of a start-stop (T3) measurement.
+    """
+    pieces = list(Pieces(file, duration_s=duration_s).read(threading.Event()))
+    if not pieces:
+        raise EventError(f"{file.path} has no events", remedy="`qkdhw events info` says what is in it.")
+    return joined(pieces)

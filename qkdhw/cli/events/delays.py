@@ -1,0 +1,155 @@
+"""`qkdhw events correlate` and `g2`: how events of two channels follow each other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from qkdhw.cli.console import JsonOption, print_json
+from qkdhw.cli.events.figures import COLOURS, ForceOption, PlotOption, ShowOption, check_figure, figure
+from qkdhw.cli.events.options import (
+    REMEDY_TICKS,
+    FileArgument,
+    OrderingOption,
+    OtherArgument,
+    SkewOption,
+    ordered_events,
+    picoseconds,
+    print_facts,
+    say_written,
+)
+from qkdhw.errors import ConfigurationError
+from qkdhw.events.delays import DelayHistogram, SecondOrderCorrelation, second_order_correlation
+from qkdhw.events.merging import whole_ticks
+
+StartOption = Annotated[int, typer.Option("--start", metavar="CHANNEL", help="Channel of the start events.")]
+StopOption = Annotated[int, typer.Option("--stop", metavar="CHANNEL", help="Channel of the stop events.")]
+BinOption = Annotated[
+    Fraction | None,
+    typer.Option("--bin", metavar="PS", parser=picoseconds, help="Width of a bin; if not given a 1,000th of --range."),
+]
+RangeOption = Annotated[
+    Fraction, typer.Option("--range", metavar="PS", parser=picoseconds, help="Delays of up to so much, of both signs.")
+]
+
+
+def correlate(
+    file: FileArgument,
+    other: OtherArgument = None,
+    start: StartOption = 1,
+    stop: StopOption = 2,
+    range_ps: RangeOption = Fraction(10_000),
+    bin_ps: BinOption = None,
+    ordering_ps: OrderingOption = Fraction(0),
+    skew: SkewOption = None,
+    plot: PlotOption = None,
+    show: ShowOption = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Histogram of the delays from every start to every stop: counts."""
+    check_figure(plot, show=show, force=force)
+    delays = _delays(_Pair(file, other, start, stop, range_ps, bin_ps, ordering_ps, skew or []))
+    result = second_order_correlation(delays)
+    if plot or show:
+        with figure(plot, show=show) as drawn:
+            axes = drawn.subplots()
+            axes.step(result.delay_ps, result.counts, where="mid", color=COLOURS[0])
+            axes.set(xlabel=f"channel {stop} - channel {start} / ps", ylabel="pairs in a bin", title=file.name)
+    _print_delays(result, delays, as_json=as_json)
+    say_written(plot, as_json=as_json)
+
+
+def g2(
+    file: FileArgument,
+    other: OtherArgument = None,
+    start: StartOption = 1,
+    stop: StopOption = 2,
+    range_ps: RangeOption = Fraction(100_000),
+    bin_ps: BinOption = None,
+    ordering_ps: OrderingOption = Fraction(0),
+    skew: SkewOption = None,
+    plot: PlotOption = None,
+    show: ShowOption = False,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Second-order correlation g2 of two channels, or of one with itself, with Poissonian errors."""
+    check_figure(plot, show=show, force=force)
+    delays = _delays(_Pair(file, other, start, stop, range_ps, bin_ps, ordering_ps, skew or []))
+    result = second_order_correlation(delays)
+    if plot or show:
+        with figure(plot, show=show) as drawn:
+            axes = drawn.subplots()
+            low, high = result.g2 - result.g2_error, result.g2 + result.g2_error
+            axes.fill_between(result.delay_ps, low, high, step="mid", alpha=0.3, color=COLOURS[0], linewidth=0)
+            axes.step(result.delay_ps, result.g2, where="mid", color=COLOURS[0])
+            axes.axhline(1.0, color="0.5", linewidth=0.8)
+            axes.set(xlabel=f"channel {stop} - channel {start} / ps", ylabel="g2", title=file.name)
+    _print_delays(result, delays, as_json=as_json)
+    say_written(plot, as_json=as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two channels of one or two files, and how their delays are counted."""
+
+    file: Path
+    other: Path | None
+    start: int
+    stop: int
+    range_ps: Fraction
+    bin_ps: Fraction | None
+    ordering_ps: Fraction
+    skew: list[str]
+
+
+def _delays(pair: _Pair) -> DelayHistogram:
+    events = ordered_events(pair.file, pair.other, pair.ordering_ps, pair.skew)
+    tick_ps = events.tick_ps
+    try:
+        usual = max(1, round(pair.range_ps / 1000 / tick_ps))
+        width = usual if pair.bin_ps is None else whole_ticks(pair.bin_ps, tick_ps)
+        half = max(0, math.ceil(pair.range_ps / (width * tick_ps))) if width else 0
+        delays = DelayHistogram(
+            pair.start, pair.stop, tick_ps=tick_ps, bin_width_ticks=width, n_bins=2 * half + 1,
+            first_delay_ticks=-half * width - width // 2,
+        )  # fmt: skip
+    except ValueError as error:
+        raise ConfigurationError(str(error), remedy=REMEDY_TICKS) from error
+    for block in events:
+        delays.feed(block)
+    delays.flush()
+    for name, channel, n in (("--start", pair.start, delays.n_start), ("--stop", pair.stop, delays.n_stop)):
+        if not n:
+            raise ConfigurationError(
+                f"channel {channel} has no photons", remedy=f"Choose {name} by `qkdhw events info`."
+            )
+    return delays
+
+
+def _print_delays(result: SecondOrderCorrelation, delays: DelayHistogram, *, as_json: bool) -> None:
+    best = int(np.argmax(result.counts))
+    facts = {
+        "start_events": delays.n_start,
+        "stop_events": delays.n_stop,
+        "duration_s": result.duration_s,
+        "bin_ps": float(delays.bin_width_ticks * delays.tick_ps),
+        "pairs": int(result.counts.sum()),
+        "largest_delay_ps": float(result.delay_ps[best]),
+        "largest_counts": int(result.counts[best]),
+        "largest_g2": float(result.g2[best]),
+    }
+    if as_json:
+        errors = np.where(np.isfinite(result.g2_error), result.g2_error, 0.0)
+        values = np.where(np.isfinite(result.g2), result.g2, 0.0)
+        lists = {"delay_ps": result.delay_ps, "counts": result.counts, "g2": values, "g2_error": errors}
+        print_json(facts | {name: values.tolist() for name, values in lists.items()})
+        return
+    print_facts(facts)

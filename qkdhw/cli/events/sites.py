@@ -1,0 +1,267 @@
+"""`qkdhw events align`, `sift` and `process`: events of two sites, one run or many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from qkdhw.bench.distributed import ProcessProgress, ProcessReport, process_files
+from qkdhw.bench.file_jobs import FileResult, ProcessOptions
+from qkdhw.bench.ordered import first_events
+from qkdhw.cli.console import JsonOption, err, out, plain, print_json
+from qkdhw.cli.events.options import TolerantOption, picoseconds, print_facts
+from qkdhw.errors import ConfigurationError, EventError
+from qkdhw.events.pair_alignment import MAX_OFFSET_S, RESOLUTION_PS, align_pairs
+from qkdhw.events.wiring import FOUR_DETECTORS, Wiring
+from qkdhw.formats import open_events
+from qkdhw.model import Basis
+
+MAX_PPM = 20.0
+
+WindowOption = Annotated[
+    Fraction | None, typer.Option("--window", metavar="PS", parser=picoseconds, help="Full width of the window.")
+]
+PeriodOption = Annotated[
+    Fraction | None,
+    typer.Option("--period", metavar="PS", parser=picoseconds, help="Slot period: RECORD is a sender's record."),
+]
+DeadTimeOption = Annotated[
+    Fraction, typer.Option("--dead-time", metavar="PS", parser=picoseconds, help="Longest dead time of the detectors.")
+]
+WiringOption = Annotated[str, typer.Option("--wiring", help="Channels of key 0, key 1, test 0, test 1, at both sites.")]
+MaxOffsetOption = Annotated[
+    float, typer.Option("--max-offset", metavar="SECONDS", min=1e-9, help="Largest difference of the clocks' times.")
+]
+MaxPpmOption = Annotated[
+    float, typer.Option("--max-ppm", min=0.0, max=1000.0, help="Largest difference of the clocks' rates.")
+]
+SyncOption = Annotated[int, typer.Option("--sync-pulses", min=1, help="First pulses, disclosed for clock alignment.")]
+OutFolderOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FOLDER", help="New folder for the sifted bits, which are raw key, and all numbers."),
+]
+
+
+def align(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Events of one site.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Events of the other, by a clock of its own.")],
+    seconds: Annotated[float, typer.Option("--seconds", min=0.001, help="How much of each file is read.")] = 4.0,
+    max_offset_s: MaxOffsetOption = MAX_OFFSET_S,
+    max_ppm: MaxPpmOption = MAX_PPM,
+    resolution_ps: Annotated[
+        float, typer.Option("--resolution", metavar="PS", min=1.0, help="Finest bin: about as wide as the jitter.")
+    ] = RESOLUTION_PS,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the clock of B in terms of A's from the photon pairs that the two sites share."""
+    first, second = (first_events(open_events(path), seconds) for path in (a, b))
+    found = align_pairs(first, second, max_offset_s=max_offset_s, max_ppm=max_ppm, resolution_ps=resolution_ps)
+    a_ticks = int(first.time_ticks[0])
+    b_ticks = Fraction(found.clock.map_ticks(a_ticks))
+    facts: dict[str, Any] = {
+        "offset_ps": float(b_ticks * second.tick_ps - a_ticks * first.tick_ps),
+        "relative_rate_ppm": float(found.relative_rate) * 1e6,
+        "resolution_ps": float(found.resolution_ticks * second.tick_ps),
+        "pairs_in_the_bin": found.pairs,
+        "accidentals_in_the_bin": found.accidentals,
+        "significance_sigma": found.significance,
+        "search_significance_sigma": found.search_significance,
+    }
+    if as_json:
+        clock = {"a_ticks": a_ticks, "b_ticks": str(b_ticks), "b_ticks_per_a_tick": str(found.clock.rate)}
+        print_json(facts | {"relative_rate": str(found.relative_rate), "clock": clock})
+    else:
+        print_facts(facts)
+
+
+def sift(
+    events: Annotated[
+        Path, typer.Argument(metavar="EVENTS", help="The receiver's events, or those of the site that announces.")
+    ],
+    other: Annotated[
+        Path, typer.Argument(metavar="OTHER", help="The sender's record (with --period), or the other site's events.")
+    ],
+    window_ps: WindowOption = None,
+    period_ps: PeriodOption = None,
+    dead_time_ps: DeadTimeOption = Fraction(0),
+    sync_pulses: SyncOption = 1 << 20,
+    wiring: WiringOption = "1,2,3,4",
+    max_offset_s: MaxOffsetOption = MAX_OFFSET_S,
+    max_ppm: MaxPpmOption = MAX_PPM,
+    tolerant: TolerantOption = False,
+    folder: OutFolderOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sift two sites' files in one process: error rates, gains, and what became of every event.
+
+    \b
+    qkdhw events sift bob.parquet alice.record.parquet --period 10000 --window 2000
+    qkdhw events sift bob.parquet alice.parquet --window 1000
+
+    The first is prepare-and-measure, the second a source of photon pairs.
+    """  # noqa: D301
+    options = _options(
+        [other], window_ps, period_ps, dead_time_ps, sync_pulses, wiring, max_offset_s, max_ppm, tolerant=tolerant
+    )
+    report = process_files([events], options, out=folder)
+    (result,) = report.results
+    _refuse_failed(report)
+    if as_json:
+        print_json({"file": result.name, **result.facts, "qber": _qber(result.facts), "outputs": result.outputs})
+        return
+    _print_sifted(result)
+    if folder is not None:
+        out.print(plain(f"in {folder}: {', '.join((*result.outputs, 'summary.json'))}"), soft_wrap=True)
+
+
+def process(
+    files: Annotated[list[Path], typer.Argument(metavar="FILES", help="Event files; one task each.")],
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", metavar="ADDRESS", help="Dask scheduler, such as tls://10.0.0.1:8786; else here."),
+    ] = None,
+    records: Annotated[
+        list[Path] | None, typer.Option("--record", help="Sender's record of each file, in order: sift them.")
+    ] = None,
+    partners: Annotated[
+        list[Path] | None, typer.Option("--partner", help="Other site's events of each file, in order: sift them.")
+    ] = None,
+    window_ps: WindowOption = None,
+    period_ps: PeriodOption = None,
+    dead_time_ps: DeadTimeOption = Fraction(0),
+    sync_pulses: SyncOption = 1 << 20,
+    wiring: WiringOption = "1,2,3,4",
+    max_offset_s: MaxOffsetOption = MAX_OFFSET_S,
+    max_ppm: MaxPpmOption = MAX_PPM,
+    tolerant: TolerantOption = False,
+    folder: OutFolderOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count or sift many event files, here or on a Dask cluster; the results are the same.
+
+    Workers see the events, which are raw key: between machines use a scheduler with TLS.
+    """
+    if records and partners:
+        raise ConfigurationError("--record and --partner exclude each other", remedy="Give one kind.")
+    if bool(records) != (period_ps is not None):
+        raise ConfigurationError("--record and --period belong together", remedy="Give both or none.")
+    options = _options(
+        records or partners or [], window_ps, period_ps, dead_time_ps, sync_pulses, wiring, max_offset_s, max_ppm,
+        tolerant=tolerant,
+    )  # fmt: skip
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("processing", total=len(files))
+
+        def show(done: ProcessProgress) -> None:
+            progress.update(task, completed=done.files, description=f"{done.events:,} events")
+
+        report = process_files(files, options, out=folder, scheduler=scheduler, on_progress=show)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        _print_files(report)
+    if report.totals["failed"]:
+        raise typer.Exit(1)
+
+
+def _options(
+    others: list[Path],
+    window_ps: Fraction | None,
+    period_ps: Fraction | None,
+    dead_time_ps: Fraction,
+    sync_pulses: int,
+    wiring: str,
+    max_offset_s: float,
+    max_ppm: float,
+    *,
+    tolerant: bool,
+) -> ProcessOptions:
+    if others and window_ps is None:
+        raise ConfigurationError("--window is missing", remedy="Say how wide the window is, in picoseconds.")
+    try:
+        return ProcessOptions(
+            records=tuple(others) if period_ps is not None else (),
+            partners=() if period_ps is not None else tuple(others),
+            window_ps=window_ps or 0,
+            period_ps=period_ps or 0,
+            dead_time_ps=dead_time_ps,
+            sync_pulses=sync_pulses,
+            wiring=_wiring(wiring),
+            max_offset_s=max_offset_s,
+            max_ppm=max_ppm,
+            tolerant=tolerant,
+        )
+    except ValueError as error:
+        raise ConfigurationError(str(error), remedy="See --help.") from error
+
+
+def _wiring(text: str) -> Wiring:
+    try:
+        channels = [int(word) for word in text.split(",")]
+        return Wiring(dict(zip(channels, FOUR_DETECTORS.detectors.values(), strict=True)))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"--wiring {text!r} does not name four channels", remedy="For example --wiring 1,2,3,4"
+        ) from error
+
+
+def _refuse_failed(report: ProcessReport) -> None:
+    """Say why a single file failed, as if it had been raised here."""
+    for result in report.results:
+        if result.error:
+            raise EventError(f"{result.name}: {result.error}")
+
+
+def _qber(facts: Any) -> dict[str, float | None]:
+    """Return the error rate by basis, None without bits."""
+    found: dict[str, float | None] = {}
+    for basis in Basis:
+        kept, errors = (_total(facts[name][basis]) for name in ("kept", "errors"))
+        found[basis.name.lower()] = errors / kept if kept else None
+    return found
+
+
+def _total(cells: Any) -> int:
+    return sum(cells) if isinstance(cells, list) else int(cells)
+
+
+def _print_sifted(result: FileResult) -> None:
+    qber = _qber(result.facts)
+    table = Table("basis", "sifted bits", "errors", "QBER")
+    for basis in Basis:
+        kept, errors = (_total(result.facts[name][basis]) for name in ("kept", "errors"))
+        rate = qber[basis.name.lower()]
+        table.add_row(basis.name.lower(), f"{kept:,}", f"{errors:,}", "-" if rate is None else f"{rate:.4%}")
+    out.print(table)
+    fates = Table("site", "counted there", "events")
+    for site in ("receiver", "sender", "announcer", "sifter"):
+        for name, count in _flat(result.facts.get(site, {})):
+            if count:
+                fates.add_row(site, name.removeprefix("n_").replace("_", " "), f"{count:,}")
+    out.print(fates)
+
+
+def _flat(statistics: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield the numbers of a statistics value, those of values in it included."""
+    for name, value in statistics.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value)
+        elif isinstance(value, int):
+            yield name, value
+
+
+def _print_files(report: ProcessReport) -> None:
+    table = Table("file", "events", "QBER key", "QBER test", "error")
+    for result in report.results:
+        rates = _qber(result.facts) if "kept" in result.facts else {}
+        shown = ["" if rates.get(name) is None else f"{rates[name]:.4%}" for name in ("key", "test")]
+        table.add_row(plain(result.name), f"{result.events:,}", *shown, plain(result.error))
+    out.print(table)
+    print_facts({name: report.totals[name] for name in ("files", "failed", "events")})

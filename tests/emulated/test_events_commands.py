@@ -1,0 +1,196 @@
+"""`qkdhw events`: what its analyses say of an emulated link, against NumPy and against the link's truth."""
+
+import json
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from qkdhw.cli import app, main
+from qkdhw.formats import open_events, write_events
+from qkdhw.model import DetectionBlock
+
+PULSED = "rusca-2018"
+PAIRS = "sfifteen-bbm92"
+TICK_PS = Fraction(125)
+
+
+def qkdhw(*arguments):
+    done = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def events(*arguments):
+    return json.loads(qkdhw("events", *arguments, "--json"))
+
+
+def refused(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["qkdhw", "events", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert ended.value.code == 1
+    assert "Traceback" not in said.err
+    return said.err
+
+
+def write(path, ticks, channel, tick_ps=TICK_PS):
+    block = DetectionBlock(np.asarray(ticks), np.asarray(channel, np.uint8), np.zeros(len(ticks), np.uint8), tick_ps)
+    write_events(path, [block], tick_ps=tick_ps)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory):
+    """Two channels: every third event of the first has a partner 40 ticks later on the second."""
+    rng = np.random.default_rng(3)
+    first = np.cumsum(rng.integers(1, 20_000, 6000))
+    second = np.concatenate((first[::3] + 40, rng.integers(0, first[-1], 3000)))
+    ticks = np.concatenate((first, second))
+    channel = np.repeat((1, 2), (len(first), len(second)))
+    order = np.argsort(ticks, kind="stable")
+    path = tmp_path_factory.mktemp("stream") / "two.parquet"
+    return write(path, ticks[order], channel[order]), first, np.sort(second)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs") / "run"
+    qkdhw("link", "simulate", PAIRS, "--duration", 6, "--seed", 4, "--out", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pulses(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pulses") / "run"
+    qkdhw("link", "simulate", PULSED, "--pulses", 30_000_000, "--record", "full", "--seed", 4, "--out", folder)
+    return folder
+
+
+def all_delays(first, second):
+    return (second[None, :] - first[:, None]).ravel()
+
+
+def test_delays_are_those_of_every_pair(stream, tmp_path):
+    path, first, second = stream
+    found = events("correlate", path, "--range", 12_500, "--bin", 625, "--plot", tmp_path / "c.svg")
+    edges = np.array(found["delay_ps"]) / 125 - 2
+    delays = all_delays(first, second)
+    expected = [int(np.count_nonzero((delays >= low) & (delays < low + 5))) for low in edges]
+    assert found["counts"] == expected
+    assert found["largest_delay_ps"] == pytest.approx(40 * 125)
+    assert (tmp_path / "c.svg").read_bytes().startswith(b"<?xml")
+    assert 0 in found["delay_ps"]
+
+
+def test_g2_of_unrelated_delays_is_one(stream):
+    path, *_ = stream
+    found = events("g2", path, "--range", 100_000, "--bin", 10_000)
+    g2, error = np.array(found["g2"]), np.array(found["g2_error"])
+    apart = np.abs(np.array(found["delay_ps"]) - 5000) > 10_000
+    assert np.all(np.abs(g2[apart] - 1) < 5 * error[apart])
+    assert max(g2) > 3
+
+
+def test_coincidences_and_accidentals(stream, tmp_path):
+    path, first, second = stream
+    table = tmp_path / "pairs.csv"
+    found = events("coincidences", path, "--window", 1250, "--centre", 5000, "--out", table)
+    delays = all_delays(first, second)
+    assert found["coincidences"] == np.count_nonzero(np.abs(delays - 40) <= 5)
+    expected = len(first) * len(second) * 11 / (first[-1] - first[0])
+    assert abs(found["accidentals"] - expected) < 6 * found["accidentals_error"] + 1
+    rows = np.loadtxt(table, np.int64, delimiter=",", skiprows=1)
+    assert len(rows) == found["coincidences"]
+    assert np.all(np.abs(rows[:, 1] - rows[:, 0] - 40) <= 5)
+    skewed = events("coincidences", path, "--window", 1250, "--skew", "2=5000")
+    assert skewed["coincidences"] == found["coincidences"]
+
+
+def test_two_files_of_one_clock_are_one_stream(stream, tmp_path):
+    path, first, second = stream
+    a = write(tmp_path / "a.parquet", first, np.ones(len(first)))
+    b = write(tmp_path / "b.parquet", second * 5, np.ones(len(second)), TICK_PS / 5)
+    whole = events("correlate", path, "--range", 12_500, "--bin", 625)
+    apart = events("correlate", a, b, "--stop", 101, "--range", 12_500, "--bin", 625)
+    assert apart["pairs"] == whole["pairs"]
+    assert sum(apart["counts"]) == sum(whole["counts"])
+
+
+def test_events_out_of_order_are_put_right_only_when_asked(tmp_path, capsys, monkeypatch):
+    path = write(tmp_path / "x.parquet", [10, 8, 20, 18, 40], [1, 2, 1, 2, 1])
+    assert "NonMonotonic" in refused(capsys, monkeypatch, "coincidences", path)
+    assert events("coincidences", path, "--order-within", 250, "--window", 500)["coincidences"] == 2
+
+
+def test_arrivals_within_a_period(pulses, tmp_path):
+    plot = tmp_path / "p.png"
+    found = events("histogram", pulses / "bob.parquet", "--period", 1000, "--bins", 10, "--plot", plot)
+    blocks = list(open_events(pulses / "bob.parquet").read_blocks())
+    total = sum(len(block) for block in blocks)
+    assert sum(map(sum, found["counts"].values())) == total
+    assert found["bin_ps"] == 100
+    assert plot.stat().st_size > 5000
+
+
+def test_two_sites_of_a_pair_source_are_aligned_and_sifted(pairs, tmp_path):
+    found = events("align", pairs / "alice.parquet", pairs / "bob.parquet")
+    assert found["significance_sigma"] > 6
+    assert abs(found["relative_rate_ppm"]) < 20
+    sifted = events("sift", pairs / "bob.parquet", pairs / "alice.parquet", "--window", 2000, "--out", tmp_path / "s")
+    assert sum(sifted["kept"]) > 1000
+    assert sifted["qber"]["key"] < 0.08
+    key = [(tmp_path / "s" / f"0000-bob.{site}.key").read_bytes() for site in ("receiver", "sender")]
+    assert len(key[0]) == len(key[1]) == -(-sifted["kept"][0] // 8)
+    assert (tmp_path / "s").stat().st_mode & 0o077 == 0
+    differ = int.from_bytes(key[0], "little") ^ int.from_bytes(key[1], "little")
+    assert differ.bit_count() == sifted["errors"][0]
+
+
+def test_a_receiver_is_sifted_against_the_senders_record(pulses):
+    report = json.loads((pulses / "report.json").read_text())
+    period_ps = 1e12 / report["pulses"] * report["duration_s"]
+    common = [pulses / "bob.parquet", pulses / "alice.record.parquet", "--period", round(period_ps), "--window", 500]
+    sifted = events("sift", *common)
+    total = sum(map(sum, sifted["kept"]))
+    assert total > 1000
+    assert sum(map(sum, sifted["errors"])) / total < 0.08
+    assert "QBER" in qkdhw("events", "sift", *common)
+
+
+def test_many_files_give_a_line_each_and_a_failure_an_exit_code(pairs, tmp_path):
+    wrong = tmp_path / "wrong.parquet"
+    wrong.write_bytes(b"PAR1 and nothing else")
+    good = pairs / "bob.parquet"
+    report = events("process", good, pairs / "alice.parquet")
+    assert [file["name"] for file in report["files"]] == ["bob.parquet", "alice.parquet"]
+    assert report["totals"]["events"] == sum(file["events"] for file in report["files"])
+    done = CliRunner().invoke(app, ["events", "process", str(good), str(wrong)])
+    assert done.exit_code == 1
+    assert "wrong.parquet" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["correlate", "two", "--stop", 9], "channel 9 has no photons"),
+        (["correlate", "two", "--bin", 100], "no whole number of ticks"),
+        (["coincidences", "two", "--channels", "1,x"], "no channels"),
+        (["coincidences", "two", "--channels", "1"], "2 to 16"),
+        (["coincidences", "two", "--window", 1, "--centre", 60], "empty"),
+        (["coincidences", "two", "--skew", "2"], "CHANNEL=PS"),
+        (["histogram", "two"], "--period is missing"),
+        (["histogram", "two", "--period", 100], "period"),
+        (["sift", "two", "two"], "--window is missing"),
+        (["sift", "two", "two", "--window", 10, "--wiring", "1,2"], "four channels"),
+        (["process", "two", "--record", "two"], "--period"),
+        (["process", "two", "--scheduler", "tcp://127.0.0.1:1"], "cannot be reached"),
+        (["correlate", "two", "--plot", "x.gif"], ".svg"),
+    ],
+)
+def test_wrong_arguments_are_said_in_words(stream, capsys, monkeypatch, arguments, said):
+    path, *_ = stream
+    assert said in refused(capsys, monkeypatch, *(path if word == "two" else word for word in arguments))
