@@ -226,7 +226,7 @@ cdef int64_t decode_block(
 ) except -2 nogil:
     """Write the own ticks and bases of the next block; return -1, or the byte in which the first wrong number begins."""
     cdef int64_t rate_q48 = rule.rate_q48 + state[DRIFT_Q48]
-    cdef int128 origin = (<int128>rule.offset << 48) + (<int128>state[SERVO_Q32] << 16) + (rule.rate_q48 >> 1)
+    cdef int128 origin = rule.offset * (<int128>1 << 48) + state[SERVO_Q32] * (<int128>1 << 16) + (rule.rate_q48 >> 1)
     cdef int64_t n = min(n_detections - state[DECODED], BLOCK), i, unit = state[UNIT], bit = state[BIT], begin = bit
     cdef uint64_t word, gap, mask
     cdef int k, q

@@ -387,7 +387,6 @@ class PairSifter:
             return True
         ticks, detectors = self._chunks.popleft()
         self._move(cursor)
-        self._stored -= cursor
         rest = slice(cursor, self._bridged or None)
         ticks, detectors = ticks[rest].copy(), detectors[rest].copy()
         if not self._chunks:
@@ -406,7 +405,8 @@ class PairSifter:
         return True
 
     def _move(self, n: int) -> None:
-        """Count own events from n later on."""
+        """Count own events from n later on; those before are done."""
+        self._stored -= n
         self._state[_CURSOR] -= n
         self._state[_FREE] = max(0, int(self._state[_FREE]) - n)
 

@@ -291,7 +291,16 @@ def test_own_events_beyond_the_limit_are_dropped_and_counted(source):
     assert sifter.dropped_events == 200
 
 
-def test_replies_to_nothing_are_refused(source):
+def test_events_that_are_done_make_room():
+    own, theirs = entangled_source(duration_s=0.5)
+    sifter = PairSifter(CLOCK, **WIDTHS, max_events=4300)
+    sifter.add_announcement(PairAnnouncer().announce(*theirs))
+    (answer,) = feed(sifter, *own, list(range(0, len(own[0]), 4200)))
+    assert sifter.dropped_events == 0
+    assert len(answer.sifted.kept) > 24_000
+
+
+def test_replies_to_nothing_are_refused():
     announcer = PairAnnouncer(max_waiting=1)
     announcer.announce(np.arange(3), np.arange(3, dtype=np.uint8))
     with pytest.raises(ValueError, match="wait"):
