@@ -14,7 +14,7 @@ from typing import Self
 
 import numpy as np
 
-from qkdhw._core.rice import decode_gaps, encode_gaps
+from qkdhw._core import rice
 from qkdhw.bench.pipeline.ahead import Ahead
 from qkdhw.bench.pipeline.photons import PhotonFilter, Photons
 from qkdhw.bench.pipeline.pieces import PIECE_EVENTS, PIECE_S, Pieces, Source
@@ -213,7 +213,7 @@ class PairAnnouncerPipeline(_PairSite):
         units = self._wait_for(self._align_s).ticks // self._unit_ticks
         first = int(units[0]) if len(units) else 0
         data = np.empty(12 * len(units) + 9, np.uint8)
-        size = encode_gaps(units, np.empty(0, np.uint8), first, 0, data)
+        size = rice.encode_gaps(units, np.empty(0, np.uint8), first, 0, data)
         unit_ps = self._tick_ps * self._unit_ticks
         return _TIMES.pack(_MAGIC, len(units), first, *unit_ps.as_integer_ratio()) + data[:size].tobytes()
 
@@ -369,6 +369,6 @@ def _parse_times(message: bytes) -> tuple[np.ndarray[tuple[int], np.dtype[np.int
         raise wrong
     units = np.empty(n, np.int64)
     data = np.frombuffer(message + bytes(8), np.uint8, offset=_TIMES.size)
-    if decode_gaps(data, first, 0, _LIMIT, units) < 0:
+    if rice.decode_gaps(data, first, 0, _LIMIT, units) < 0:
         raise wrong
     return units, Fraction(above, below)
