@@ -1,7 +1,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-# n records in, at most n events out; returns the number of events. state: int64 (4,).
+# n records in, at most n events out; returns the number of events, of which those of kind 255 are invalid records. state: int64 (4,).
 
 def decode_picoharp_t2(
     record: NDArray[np.uint32],  # (n,)
@@ -26,6 +26,7 @@ def decode_hydraharp_t2(
     channel: NDArray[np.uint8],
     kind: NDArray[np.uint8],
     state: NDArray[np.int64],
+    portable: bool = False,
 ) -> int: ...
 def decode_hydraharp_t3(
     record: NDArray[np.uint32],
@@ -35,4 +36,5 @@ def decode_hydraharp_t3(
     channel: NDArray[np.uint8],
     kind: NDArray[np.uint8],
     state: NDArray[np.int64],
+    portable: bool = False,
 ) -> int: ...

@@ -27,8 +27,16 @@ class LeftOut:
     events: int = 0
     dummies: int = 0
 
-    def keep(self, block: DetectionBlock, format_name: str, *, allowed: AbstractSet[EventKind]) -> NDArray[np.bool_]:
+    def keep(
+        self, block: DetectionBlock, format_name: str, *, allowed: AbstractSet[EventKind], holds_missed: bool = False
+    ) -> NDArray[np.bool_]:
         """Return which events to write, bool (n,), and count them.
+
+        Args:
+            block: Some events.
+            format_name: Of the files, for the message.
+            allowed: Kinds that the format has a place for.
+            holds_missed: It has one for the number of missed events, too.
 
         Raises:
             EventFormatError: An event other than a dummy has a kind that is not allowed, or events were missed.
@@ -36,7 +44,7 @@ class LeftOut:
         keep = np.isin(block.kind, [int(kind) for kind in allowed])
         dummy = ~keep & (block.kind == EventKind.DUMMY)
         other = np.flatnonzero(~keep & ~dummy)
-        if len(other) or block.missed:
+        if len(other) or (block.missed and not holds_missed):
             name = EventKind(int(block.kind[other[0]])).name if len(other) else EventKind.MISSED.name
             raise EventFormatError(f"{format_name} have no place for {name} events", remedy=KEEP_ALL_REMEDY)
         self.events += int(keep.sum())

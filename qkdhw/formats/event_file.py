@@ -22,10 +22,11 @@ class Tally:
     Attributes:
         records: Records read, all sorts.
         overflow_records: Records that only carry the clock on.
-        invalid_records: Records that follow no rule of the format; skipped, in tolerant mode only.
+        invalid_records: Records that follow no rule of the format; a gap in the events, in tolerant mode only.
         first_invalid_offset_bytes: Where the first invalid record is, or None.
         missing_records: Records that the header promises and the file does not have, in tolerant mode only.
         trailing_bytes: Bytes after the last whole record.
+        empty_records: Records that say nothing at all, such as the words 0 of a TDC2's fast mode.
         pattern_records: Records per pattern of inputs (bit 0 is input 1) for formats that store patterns.
     """
 
@@ -35,6 +36,7 @@ class Tally:
     first_invalid_offset_bytes: int | None = None
     missing_records: int = 0
     trailing_bytes: int = 0
+    empty_records: int = 0
     pattern_records: dict[int, int] = field(default_factory=dict)
 
 
@@ -136,22 +138,3 @@ def read_records(
                 left -= wanted // record_bytes
     except OSError as error:
         raise read_error(path, error) from error
-
-
-def note_invalid_records(path: Path, tally: Tally, *, count: int, offset_bytes: int, tolerant: bool, why: str) -> None:
-    """Count invalid records, or refuse them.
-
-    Raises:
-        EventFormatError: There are some and reading is not tolerant.
-    """
-    if count == 0:
-        return
-    if not tolerant:
-        raise EventFormatError(
-            f"{path}: invalid record at byte {offset_bytes}: {why}",
-            offset_bytes=offset_bytes,
-            remedy=TOLERANT_REMEDY,
-        )
-    tally.invalid_records += count
-    if tally.first_invalid_offset_bytes is None:
-        tally.first_invalid_offset_bytes = offset_bytes

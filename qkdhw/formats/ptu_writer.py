@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from qkdhw.errors import EventFormatError, NonMonotonicTimeError
 from qkdhw.formats.atomic import write_whole_file
 from qkdhw.formats.encoding import KEEP_ALL_REMEDY, LeftOut, refuse_fine_ticks, rescaled_ticks
-from qkdhw.formats.ptu import MAGIC, T2_WRAP_TICKS, TAG, RecordType, TagType
+from qkdhw.formats.ptu import T2_WRAP_TICKS
+from qkdhw.formats.ptu_header import MAGIC, TAG, RecordType, TagType
 from qkdhw.model import DetectionBlock, EventKind
 from qkdhw.quantities import PS_PER_S
 

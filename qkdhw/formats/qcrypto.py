@@ -9,7 +9,7 @@ Source: qcrypto project, remotecrypto/filespec.txt and the option -a, -X and -s 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -22,15 +22,8 @@ from qkdhw._core import qcrypto as kernel
 from qkdhw.errors import EventFormatError
 from qkdhw.formats.atomic import write_whole_file
 from qkdhw.formats.encoding import KEEP_ALL_REMEDY, LeftOut, refuse_fine_ticks, rescaled_ticks
-from qkdhw.formats.event_file import (
-    TOLERANT_REMEDY,
-    EventFile,
-    Tally,
-    file_size_bytes,
-    note_invalid_records,
-    read_error,
-    read_records,
-)
+from qkdhw.formats.event_file import EventFile, file_size_bytes, read_error
+from qkdhw.formats.stream import Columns, StreamDecoder, decode_file, refuse_a_cut_record
 from qkdhw.model import DetectionBlock, EventKind
 
 TDC2_BITS = 54
@@ -82,13 +75,93 @@ LAYOUTS = {
 }
 
 
+class QcryptoDecoder(StreamDecoder):
+    """Decodes the words of a raw event file as they come."""
+
+    def __init__(self, format_name: str, *, tolerant: bool = False, name: str = "the stream") -> None:
+        layout = LAYOUTS[format_name]
+        super().__init__(least_bytes=layout.record_bytes, tick_ps=layout.tick_ps, tolerant=tolerant, name=name)
+        self._layout = layout
+        self._state = np.array([-1, 0, 0, 0, -1], np.int64)
+        self._patterns = np.zeros(16, np.int64)
+        self._skips_line = False
+
+    def _decode(self, data: bytes, *, final: bool) -> tuple[int, Columns]:
+        layout = self._layout
+        if not layout.line_digits:
+            words = len(data) // 8
+            return 8 * words, self._events(np.frombuffer(data, "<u8", words), self.offset_bytes)
+        missing_end = final and len(data) % layout.record_bytes == layout.record_bytes - 1
+        used, columns = self._decode_text(data + b"\n" if missing_end else data)
+        return min(used, len(data)), columns
+
+    def _decode_text(self, data: bytes) -> tuple[int, Columns]:
+        """Decode whole records of text, and find the way back to a line's beginning after lines that are none."""
+        size, at = self._layout.record_bytes, 0
+        parts: list[Columns] = []
+        wanted = len(data) // size if not self._in_gap else 1
+        while True:
+            if self._skips_line:
+                end = data.find(b"\n", at)
+                if end < 0:
+                    return len(data), Columns.joined(parts)
+                at, self._skips_line = end + 1, False
+            records = min(wanted, (len(data) - at) // size)
+            if not records:
+                return at, Columns.joined(parts)
+            line = np.frombuffer(data, np.uint8, records * size, at).reshape(records, size)
+            whole = _whole_lines(line, self._layout.line_digits)
+            good = records if whole.all() else int(np.argmin(whole))
+            parts.append(self._text_events(line[:good], self.offset_bytes + at))
+            at += good * size
+            wanted = 4 * wanted
+            if good < records:
+                self._note_bad_line(self.offset_bytes + at)
+                parts.append(Columns.invalid())
+                self._skips_line, wanted = True, 1
+
+    def _note_bad_line(self, offset_bytes: int) -> None:
+        self.tally.records += 1
+        self._note_invalid(1, offset_bytes, f"it is not {self._layout.line_digits} hexadecimal digits a line")
+
+    def _text_events(self, line: NDArray[np.uint8], offset_bytes: int) -> Columns:
+        """Decode records whose line ends are where they belong; digits may be wrong."""
+        size, digits = self._layout.record_bytes, self._layout.line_digits
+        digit = _HEX_DIGITS[line.reshape(-1, digits + 1)[:, :-1]].reshape(len(line), 16)
+        parts, first = [], 0
+        for bad in np.flatnonzero((digit > 15).any(axis=1)).tolist():
+            parts.append(self._events(_words_of(digit[first:bad]), offset_bytes + first * size))
+            self._note_bad_line(offset_bytes + bad * size)
+            parts.append(Columns.invalid())
+            first = bad + 1
+        parts.append(self._events(_words_of(digit[first:]), offset_bytes + first * size))
+        return Columns.joined(parts)
+
+    def _events(self, word: NDArray[np.uint64], offset_bytes: int) -> Columns:
+        layout, state, n = self._layout, self._state, 4 * len(word)
+        dummies, invalid = int(state[2]), int(state[3])
+        time, channel, kind = np.empty(n, np.int64), np.empty(n, np.uint8), np.empty(n, np.uint8)
+        count = kernel.decode_words(
+            word, layout.time_bits, layout.high_half_first, time, channel, kind, self._patterns, state
+        )
+        self.tally.records += len(word)
+        self._note_invalid(
+            int(state[3]) - invalid,
+            offset_bytes + int(state[4]) * layout.record_bytes,
+            "the time has gone round more often than any recording can",
+        )
+        if len(word) > int(state[2]) - dummies:
+            self.tally.pattern_records = {p: int(c) for p, c in enumerate(self._patterns) if c}
+        return Columns(time[:count], channel[:count], kind[:count])
+
+
 def open_qcrypto(path: Path, format_name: str, *, tolerant: bool = False) -> EventFile:
     """Make the events of a raw event file readable.
 
     Args:
         path: The file. It has no header: nothing in it says which format it is.
         format_name: A name in LAYOUTS.
-        tolerant: Accept a file that is cut short, and count what is left over.
+        tolerant: Accept a file that is cut short, and make gaps of lines that are none; count both.
 
     Raises:
         EventFormatError: The last record is cut.
@@ -98,25 +171,23 @@ def open_qcrypto(path: Path, format_name: str, *, tolerant: bool = False) -> Eve
     """
     layout = LAYOUTS[format_name]
     size_bytes = file_size_bytes(path)
-    if layout.line_digits and size_bytes and _last_byte(path) != b"\n":
-        size_bytes += 1  # the last line may lack its line end
-    records, trailing_bytes = divmod(size_bytes, layout.record_bytes)
-    if trailing_bytes and not tolerant:
-        offset_bytes = records * layout.record_bytes
-        raise EventFormatError(
-            f"{path}: the record at byte {offset_bytes} is cut, only {trailing_bytes} of its "
-            f"{layout.record_bytes} bytes are there",
-            offset_bytes=offset_bytes,
-            remedy=TOLERANT_REMEDY,
-        )
+    # The last line may lack its line end.
+    ended = not layout.line_digits or not size_bytes or _last_byte(path) == b"\n"
+    refuse_a_cut_record(path, size_bytes + (not ended), layout.record_bytes, tolerant=tolerant)
     return EventFile(
         path=path,
         format=format_name,
         tick_ps=layout.tick_ps,
         fine_tick_ps=None,
         header={},
-        records_expected=records,
-        decode=partial(_decode, path, layout, records, trailing_bytes, tolerant),
+        records_expected=-(-size_bytes // layout.record_bytes),
+        decode=partial(
+            decode_file,
+            path,
+            partial(QcryptoDecoder, format_name, tolerant=tolerant, name=str(path)),
+            size_bytes,
+            layout.record_bytes,
+        ),
     )
 
 
@@ -129,78 +200,30 @@ def _last_byte(path: Path) -> bytes:
         raise read_error(path, error) from error
 
 
-def read_words(path: Path, layout: WordLayout, *, records: int, chunk_records: int) -> Iterator[NDArray[np.uint64]]:
-    """Yield the words of a file as stored (halves in the file's order), uint64 (n,).
-
-    Raises:
-        EventFormatError: A line of a text file is not hexadecimal digits of the right number.
-        EventError: The file cannot be read.
-    """
-    line_end_missing = layout.line_digits and file_size_bytes(path) < records * layout.record_bytes
-    whole = records - 1 if line_end_missing else records
-    chunks = read_records(
-        path, offset_bytes=0, record_bytes=layout.record_bytes, records=whole, chunk_records=chunk_records
-    )
-    for offset_bytes, data in chunks:
-        yield _words_of(path, layout, offset_bytes, data)
-    if line_end_missing:
-        offset_bytes = whole * layout.record_bytes
-        last = read_records(
-            path, offset_bytes=offset_bytes, record_bytes=layout.record_bytes - 1, records=1, chunk_records=1
-        )
-        yield from (_words_of(path, layout, offset_bytes, data + b"\n") for _, data in last)
+def _whole_lines(line: NDArray[np.uint8], digits: int) -> NDArray[np.bool_]:
+    """Return which records, uint8 (n, record bytes), have their line ends where they belong and nowhere else."""
+    is_end = line == ord("\n")
+    is_end[:, digits :: digits + 1] ^= True
+    whole: NDArray[np.bool_] = ~is_end.any(axis=1)
+    return whole
 
 
-def _words_of(path: Path, layout: WordLayout, offset_bytes: int, data: bytes) -> NDArray[np.uint64]:
-    if not layout.line_digits:
-        return np.frombuffer(data, "<u8")
-    line = np.frombuffer(data, np.uint8).reshape(-1, layout.line_digits + 1)
-    digit = _HEX_DIGITS[line[:, :-1]]
-    bad_line = (digit > 15).any(axis=1) | (line[:, -1] != ord("\n"))
-    if bad_line.any():
-        where = offset_bytes + int(np.argmax(bad_line)) * (layout.line_digits + 1)
-        raise EventFormatError(
-            f"{path}: the line at byte {where} is not {layout.line_digits} hexadecimal digits",
-            offset_bytes=where,
-            remedy="give the right format with --format, or repair the line",
-        )
+def _words_of(digit: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Make words of their 16 digits each, halves in the order in which they are stored."""
     octet = (digit[:, ::2] << 4) | digit[:, 1::2]
     half = octet.view(">u4").astype("<u4").reshape(-1, 2)
     return np.ascontiguousarray(half).view("<u8").reshape(-1)
 
 
-def _decode(
-    path: Path,
-    layout: WordLayout,
-    records: int,
-    trailing_bytes: int,
-    tolerant: bool,
-    max_events: int,
-    tally: Tally,
-) -> Iterator[DetectionBlock]:
-    state = np.array([-1, 0, 0, 0, -1], np.int64)
-    patterns = np.zeros(16, np.int64)
-    invalid = 0
-    tally.trailing_bytes = trailing_bytes
-    for word in read_words(path, layout, records=records, chunk_records=max_events):
-        n = 4 * len(word)
-        time, channel, kind = np.empty(n, np.int64), np.empty(n, np.uint8), np.empty(n, np.uint8)
-        count = kernel.decode_words(
-            word, layout.time_bits, layout.high_half_first, time, channel, kind, patterns, state
-        )
-        note_invalid_records(
-            path,
-            tally,
-            count=int(state[3]) - invalid,
-            offset_bytes=(tally.records + int(state[4])) * layout.record_bytes,
-            tolerant=tolerant,
-            why="the time has gone round more often than any recording can",
-        )
-        invalid = int(state[3])
-        tally.records += len(word)
-        tally.pattern_records = {p: int(c) for p, c in enumerate(patterns) if c}
-        if count:
-            yield DetectionBlock(time[:count], channel[:count], kind[:count], layout.tick_ps)
+def sample_words(data: bytes, layout: WordLayout) -> NDArray[np.uint64] | None:
+    """Return the words in the first bytes of a file, halves as stored, or None if they are not in this layout."""
+    records = len(data) // layout.record_bytes
+    if not layout.line_digits:
+        return np.frombuffer(data, "<u8", records)
+    line = np.frombuffer(data, np.uint8, records * layout.record_bytes).reshape(records, layout.record_bytes)
+    digit = _HEX_DIGITS[line.reshape(-1, layout.line_digits + 1)[:, :-1]].reshape(records, 16)
+    fits = _whole_lines(line, layout.line_digits).all() and (digit <= 15).all()
+    return _words_of(digit) if fits else None
 
 
 def write_qcrypto(path: Path, blocks: Iterable[DetectionBlock], *, tick_ps: Fraction, format_name: str) -> LeftOut:

@@ -1,24 +1,35 @@
-"""Which formats there are, which one a file is in, and how to open and write each."""
+"""Which formats there are, and how to open and write each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from qkdhw.errors import ConfigurationError, EventFormatError
-from qkdhw.formats import csv_text, hdf5, parquet, ptu, ptu_writer, qcrypto, qutag
+from qkdhw.errors import ConfigurationError
+from qkdhw.formats import (
+    csv_text,
+    hdf5,
+    idq,
+    parquet,
+    ptu,
+    ptu_writer,
+    qcrypto,
+    qcrypto_epoch,
+    qcrypto_epoch_writer,
+    qcrypto_fast,
+    qutag,
+    swabian,
+    tdc1,
+)
+from qkdhw.formats.detection import detect_format
 from qkdhw.formats.encoding import LeftOut
-from qkdhw.formats.event_file import EventFile, file_size_bytes, read_error
+from qkdhw.formats.event_file import EventFile
+from qkdhw.formats.stream import StreamDecoder
 from qkdhw.model import DetectionBlock
-
-SAMPLE_WORDS = 4096
-CERTAIN_WORDS = 8
-FORMAT_REMEDY = "name the format with --format; `qkdhw events formats` lists them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +41,31 @@ class EventFormat:
         suffixes: File name endings that mean it when a file is to be written.
         open: Opens a file: (path, tolerant) to EventFile.
         write: Writes a file: (path, blocks, tick_ps, fine_tick_ps) to LeftOut.
+        decoder: Makes a decoder of its bytes: (tolerant) to StreamDecoder; None for formats that need a whole file.
     """
 
     description: str
     suffixes: tuple[str, ...]
     open: Callable[[Path, bool], EventFile]
     write: Callable[[Path, Iterable[DetectionBlock], Fraction, Fraction | None], LeftOut]
+    decoder: Callable[[bool], StreamDecoder] | None = None
+
+
+def _raw_format(
+    description: str,
+    suffixes: tuple[str, ...],
+    open_file: Callable[..., EventFile],
+    write: Callable[..., LeftOut],
+    decoder: Callable[..., StreamDecoder],
+) -> EventFormat:
+    """Describe a format of a tagger, which has a decoder and no fine times."""
+    return EventFormat(
+        description,
+        suffixes,
+        lambda path, tolerant: open_file(path, tolerant=tolerant),
+        lambda path, blocks, tick_ps, _: write(path, blocks, tick_ps=tick_ps),
+        lambda tolerant: decoder(tolerant=tolerant),
+    )
 
 
 def _qcrypto_format(name: str) -> EventFormat:
@@ -45,20 +75,23 @@ def _qcrypto_format(name: str) -> EventFormat:
     form = f"text, {layout.line_digits} digits a line" if layout.line_digits else "binary"
     order = "high half first" if layout.high_half_first else "low half first"
     suffixes = (f".{name.removeprefix('qcrypto-')}.ts",) if is_tdc2 else ()
-    return EventFormat(
+    return _raw_format(
         f"S-Fifteen {card}; {form}, {order}",
         (*suffixes, ".ts") if name == "qcrypto-a1" else suffixes,
-        lambda path, tolerant: qcrypto.open_qcrypto(path, name, tolerant=tolerant),
-        lambda path, blocks, tick_ps, _: qcrypto.write_qcrypto(path, blocks, tick_ps=tick_ps, format_name=name),
+        partial(qcrypto.open_qcrypto, format_name=name),
+        partial(qcrypto.write_qcrypto, format_name=name),
+        partial(qcrypto.QcryptoDecoder, name),
     )
 
 
-def _qutag_format(description: str, suffixes: tuple[str, ...], *, raw: bool) -> EventFormat:
-    return EventFormat(
+def _epoch_format(packet_type: Literal[1, 2], description: str) -> EventFormat:
+    layout = qcrypto_epoch_writer.EpochLayout(packet_type)
+    return _raw_format(
         description,
-        suffixes,
-        lambda path, tolerant: qutag.open_qutag(path, raw=raw, tolerant=tolerant),
-        lambda path, blocks, tick_ps, _: qutag.write_qutag(path, blocks, tick_ps=tick_ps, raw=raw),
+        (f".t{packet_type}",),
+        partial(qcrypto_epoch.open_epochs, packet_type=packet_type),
+        partial(qcrypto_epoch_writer.write_epochs, layout=layout),
+        partial(qcrypto_epoch.EpochDecoder, packet_type),
     )
 
 
@@ -81,20 +114,51 @@ FORMATS: Mapping[str, EventFormat] = {
         lambda path, blocks, tick_ps, fine_tick_ps: ptu_writer.write_ptu(
             path, blocks, tick_ps=tick_ps, fine_tick_ps=fine_tick_ps
         ),
+        lambda tolerant: ptu.PtuDecoder(tolerant=tolerant),
     ),
-    "qutag": _qutag_format("quTAG BINARY, 10 bytes an event", (".qutag",), raw=False),
-    "qutag-raw": _qutag_format("quTAG RAW, the same without header", (), raw=True),
+    "qutag": _raw_format(
+        "quTAG BINARY, 10 bytes an event", (".qutag",), qutag.open_qutag, qutag.write_qutag, qutag.QutagDecoder
+    ),
+    "qutag-raw": _raw_format(
+        "quTAG RAW, the same without header",
+        (),
+        partial(qutag.open_qutag, raw=True),
+        partial(qutag.write_qutag, raw=True),
+        partial(qutag.QutagDecoder, raw=True),
+    ),
+    "qutag-compressed": _raw_format(
+        "quTAG COMPRESSED, 5 bytes an event",
+        (),
+        qutag.open_compressed,
+        qutag.write_compressed,
+        qutag.CompressedDecoder,
+    ),
     **{name: _qcrypto_format(name) for name in qcrypto.LAYOUTS},
+    "qcrypto-fast": _raw_format(
+        "S-Fifteen TDC2 fast mode, 4 bytes an event",
+        (".fast.ts",),
+        qcrypto_fast.open_fast_mode,
+        qcrypto_fast.write_fast_mode,
+        qcrypto_fast.FastModeDecoder,
+    ),
+    "qcrypto-t1": _epoch_format(1, "qcrypto epoch files, type 1: raw events; a file or a folder"),
+    "qcrypto-t2": _epoch_format(2, "qcrypto epoch files, type 2: times and bases; a file or a folder"),
+    "tdc1": _raw_format(
+        "S-Fifteen TDC1 stream, 4 bytes an event", (".tdc1",), tdc1.open_tdc1, tdc1.write_tdc1, tdc1.Tdc1Decoder
+    ),
+    "idq": _raw_format(
+        "IDQ Time Controller .bin, one channel's times", (".bin",), idq.open_idq, idq.write_idq, idq.IdqDecoder
+    ),
+    "swabian-dump": _raw_format(
+        "Swabian Time Tagger Dump, 16 bytes an event",
+        (".dump",),
+        swabian.open_dump,
+        swabian.write_dump,
+        swabian.DumpDecoder,
+    ),
     "hdf5": _own_format("HDF5, exact ticks, every kind", (".h5", ".hdf5"), hdf5.open_hdf5, hdf5.write_hdf5),
     "parquet": _own_format("Apache Parquet, delta-coded", (".parquet",), parquet.open_parquet, parquet.write_parquet),
     "csv": _own_format("text, one line an event", (".csv",), csv_text.open_csv, csv_text.write_csv),
-}
-_MAGIC = {
-    ptu.MAGIC: "ptu",
-    qutag.MAGIC.to_bytes(4, "little"): "qutag",
-    hdf5.MAGIC: "hdf5",
-    parquet.MAGIC: "parquet",
-    csv_text.MAGIC: "csv",
 }
 
 
@@ -169,71 +233,3 @@ def format_of_name(path: Path) -> str:
             remedy="name it with --out-format; `qkdhw events formats` lists them",
         )
     return max(fitting, key=lambda pair: len(pair[0]))[1]
-
-
-def detect_format(path: Path) -> str:
-    """Find the format of a file from its content; only quTAG RAW needs its name, since nothing in it tells.
-
-    Raises:
-        EventFormatError: No format, or more than one, fits.
-        EventError: The file cannot be read.
-    """
-    size_bytes = file_size_bytes(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(8 * SAMPLE_WORDS)
-    except OSError as error:
-        raise read_error(path, error) from error
-    for magic, name in _MAGIC.items():
-        if head.startswith(magic):
-            return name
-    if not head:
-        raise EventFormatError(f"{path} is empty", offset_bytes=0, remedy="record it again")
-    fitting = _fitting_layouts(path, head, size_bytes)
-    if len(fitting) == 1:
-        return fitting[0]
-    if len(fitting) > 1:
-        raise EventFormatError(
-            f"{path} is too short to tell {' from '.join(fitting)}", offset_bytes=0, remedy=FORMAT_REMEDY
-        )
-    raise EventFormatError(
-        f"{path} is in no event format that this program knows", offset_bytes=0, remedy=FORMAT_REMEDY
-    )
-
-
-def _fitting_layouts(path: Path, head: bytes, size_bytes: int) -> list[str]:
-    """Name the word layouts that the first words of a file fit."""
-    first_line = head[:17].split(b"\n", 1)[0]
-    is_text = all(octet in b"0123456789abcdefABCDEF" for octet in first_line)
-    digits = len(first_line) if is_text else 0
-    fitting = []
-    for name, layout in qcrypto.LAYOUTS.items():
-        records = min(SAMPLE_WORDS // 2, size_bytes // layout.record_bytes)
-        if layout.line_digits != digits or not records:
-            continue
-        word = next(qcrypto.read_words(path, layout, records=records, chunk_records=records))
-        if layout.high_half_first:
-            word = (word << np.uint64(32)) | (word >> np.uint64(32))
-        if _looks_like_events(word, layout.time_bits):
-            fitting.append(name)
-    return fitting
-
-
-def _looks_like_events(word: NDArray[np.uint64], time_bits: int) -> bool:
-    """Judge by the bits between time and pattern, which are fixed, the pattern, and by time, which mostly rises.
-
-    Words of a TDC2 have bits 9 and 8 set and 7 and 6 clear. The older cards leave bits 14 to 5 clear; a TDC2 asked
-    to imitate them (option -s) clears bits 14 to 10 only.
-    """
-    low = word & np.uint64(0x7FE0)
-    imitated = (low & np.uint64(0x7FC0)) == np.uint64(qcrypto.TDC2_FIXED_BITS)
-    if time_bits == qcrypto.TDC2_BITS:
-        right = (low & np.uint64(0x3C0)) == np.uint64(qcrypto.TDC2_FIXED_BITS)
-        if len(word) >= CERTAIN_WORDS and imitated.all():
-            return False
-    else:
-        right = imitated | (low == 0)
-    ticks = (word >> np.uint64(64 - time_bits)).astype(np.int64)
-    named = int(np.count_nonzero(word & np.uint64(31)))  # an input or a dummy
-    backward = int(np.count_nonzero(np.diff(ticks) < 0))
-    return bool(right.all()) and 2 * named > len(word) and 4 * backward <= len(word)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-PHOTON, MARKER = 0, 1
+PHOTON, MARKER, INVALID = 0, 1, 255
 LARGEST = 1 << 61
 
 
@@ -30,6 +30,7 @@ def picoharp_t2(words):
             base, overflows = base + 210698240, overflows + 1
         else:
             invalid.append(i)
+            events.append((base, 0, INVALID))
     return events, overflows, invalid
 
 
@@ -45,6 +46,7 @@ def picoharp_t3(words):
             events.append((base + syncs, delay, MARKER, 0))
         else:
             invalid.append(i)
+            events.append((base, 0, INVALID, 0))
     return events, overflows, invalid
 
 
@@ -58,6 +60,7 @@ def hydraharp_t2(words, wrap_ticks, counted):
             step = wrap_ticks * (max(time, 1) if counted else 1)
             if base + step > LARGEST:
                 invalid.append(i)
+                events.append((base, 0, INVALID))
             else:
                 base, overflows = base + step, overflows + 1
         elif source == 0:
@@ -66,6 +69,7 @@ def hydraharp_t2(words, wrap_ticks, counted):
             events.append((base + time, source, MARKER))
         else:
             invalid.append(i)
+            events.append((base, 0, INVALID))
     return events, overflows, invalid
 
 
@@ -81,6 +85,7 @@ def hydraharp_t3(words, counted):
             events.append((base + syncs, source, MARKER, delay))
         else:
             invalid.append(i)
+            events.append((base, 0, INVALID, 0))
     return events, overflows, invalid
 
 

@@ -20,7 +20,7 @@ PICOHARP = st.lists(
     st.one_of(
         ANY_WORD, special_word(4, 15), st.integers(0, 15).map(lambda m: 15 << 28 | m << 16 | 3), st.just(15 << 28)
     ),
-    max_size=40,
+    max_size=90,
 )
 HYDRAHARP = st.lists(
     st.one_of(
@@ -28,9 +28,19 @@ HYDRAHARP = st.lists(
         *(special_word(7, 64 | source) for source in (63, 63, 0, 1, 15, 16, 62)),
         st.integers(0, 300).map(lambda count: 0x7F << 25 | count),
     ),
-    max_size=40,
+    max_size=90,
 )
-CUTS = st.lists(st.integers(0, 40), max_size=3)
+CUTS = st.lists(st.integers(0, 90), max_size=2)
+# Mostly inputs, so that whole blocks of records are valid.
+CALM = st.lists(
+    st.one_of(
+        *[st.integers(0, 2**31 - 1)] * 12,
+        st.integers(0, 300).map(lambda count: 0x7F << 25 | count),
+        special_word(7, 65),
+    ),
+    min_size=16,
+    max_size=90,
+)
 
 
 def run(decode, words, cuts, *, fine=False):
@@ -80,16 +90,18 @@ def test_picoharp_t3_equals_the_oracle_for_any_split(words, cuts):
 
 
 @PATIENT
-@given(HYDRAHARP, CUTS, st.sampled_from([(33554432, True), (33552000, False)]))
-def test_hydraharp_t2_equals_the_oracle_for_any_split(words, cuts, version):
-    answer = run(lambda r, t, c, k, s: ptu.decode_hydraharp_t2(r, *version, *t, c, k, s), words, cuts)
+@given(HYDRAHARP | CALM, CUTS, st.sampled_from([(33554432, True), (33552000, False)]), st.booleans())
+def test_hydraharp_t2_equals_the_oracle_for_any_split(words, cuts, version, portable):
+    answer = run(lambda r, t, c, k, s: ptu.decode_hydraharp_t2(r, *version, *t, c, k, s, portable), words, cuts)
     check(answer, oracle.hydraharp_t2(words, *version))
 
 
 @PATIENT
-@given(HYDRAHARP, CUTS, st.booleans())
-def test_hydraharp_t3_equals_the_oracle_for_any_split(words, cuts, counted):
-    answer = run(lambda r, t, c, k, s: ptu.decode_hydraharp_t3(r, counted, *t, c, k, s), words, cuts, fine=True)
+@given(HYDRAHARP | CALM, CUTS, st.booleans(), st.booleans())
+def test_hydraharp_t3_equals_the_oracle_for_any_split(words, cuts, counted, portable):
+    answer = run(
+        lambda r, t, c, k, s: ptu.decode_hydraharp_t3(r, counted, *t, c, k, s, portable), words, cuts, fine=True
+    )
     check(answer, oracle.hydraharp_t3(words, counted))
 
 
@@ -107,7 +119,8 @@ def test_the_largest_overflow_count_is_exact_and_endless_overflow_is_refused():
     full = 0xFFFFFFFF
     events, overflows, invalid = decode_t2([full] * 3000 + [1])
     assert overflows == 2**61 // (33554431 * 33554432)
-    assert events == [(overflows * 33554431 * 33554432 + 1, 1, 0)]
+    base = overflows * 33554431 * 33554432
+    assert events == [(base, 0, 255)] * (3000 - overflows) + [(base + 1, 1, 0)]
     assert invalid == [(overflows, 3000 - overflows)]
 
 

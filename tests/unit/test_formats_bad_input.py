@@ -15,25 +15,32 @@ from qkdhw.errors import ConfigurationError, EventError, EventFormatError, Qkdhw
 from qkdhw.formats import FORMATS, detect_format, format_of_name, open_events, report_events, write_events
 from qkdhw.model import DetectionBlock
 
-TICK_PS = {"qutag": Fraction(1), "qutag-raw": Fraction(1), "ptu": Fraction(1)}
+OWN = {"hdf5", "parquet", "csv"}
+EPOCHS = {"qcrypto-t1", "qcrypto-t2"}
+NAMELESS = {"qutag-raw", "qutag-compressed", "qcrypto-fast", "tdc1", "idq"}
 
 
 def tick_of(name):
-    return TICK_PS.get(name, Fraction(125) if "49" in name else Fraction(125, 32))
+    if name.startswith(("qutag", "ptu", "idq", "swabian")):
+        return Fraction(1)
+    if name == "tdc1":
+        return Fraction(2000)
+    return Fraction(125) if "49" in name or name == "qcrypto-t2" else Fraction(125, 32)
 
 
-def some_events(n, tick_ps):
+def some_events(n, tick_ps, inputs=4):
     rng = np.random.default_rng(5)
     return DetectionBlock(
         time_ticks=np.cumsum(rng.integers(1, 3_000_000, n)),
-        channel=rng.integers(1, 5, n).astype(np.uint8),
+        channel=rng.integers(1, inputs + 1, n).astype(np.uint8),
         kind=np.zeros(n, np.uint8),
         tick_ps=tick_ps,
     )
 
 
 def write(path, name, n=100):
-    write_events(path, [some_events(n, tick_of(name))], name, tick_ps=tick_of(name))
+    inputs = 1 if name == "idq" else 4
+    write_events(path, [some_events(n, tick_of(name), inputs)], name, tick_ps=tick_of(name))
     return path
 
 
@@ -86,7 +93,7 @@ def test_a_file_that_is_not_there(tmp_path, name):
         open_events(tmp_path / "none")
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name not in {"hdf5", "parquet", "csv"}])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in OWN | EPOCHS])
 def test_a_cut_file_says_where_and_is_read_as_far_as_it_goes_if_asked(tmp_path, name):
     path = write(tmp_path / "events", name)
     size_bytes = path.stat().st_size
@@ -109,7 +116,7 @@ def test_a_cut_file_of_our_own_formats(tmp_path, name):
         report_events(open_events(path, name))
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name != "qutag-raw"])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name not in NAMELESS])
 def test_the_format_is_found_from_the_content(tmp_path, name):
     assert detect_format(write(tmp_path / "events.dat", name)) == name
 
@@ -225,7 +232,7 @@ def test_a_ptu_of_a_measurement_that_was_cut_off(tmp_path):
     assert report_events(open_events(path, tolerant=True)).events == 100
 
 
-def test_invalid_ptu_records_are_refused_with_their_offset_or_skipped_and_counted(tmp_path):
+def test_invalid_ptu_records_are_refused_with_their_offset_or_become_gaps_and_are_counted(tmp_path):
     path = write(tmp_path / "x.ptu", "ptu")
     header = open_events(path).header["header_bytes"]
     data = bytearray(path.read_bytes())
@@ -240,7 +247,8 @@ def test_invalid_ptu_records_are_refused_with_their_offset_or_skipped_and_counte
             list(open_events(path).read_blocks(size))
         assert caught.value.offset_bytes == header + 4 * victims[0]
         report = report_events(open_events(path, tolerant=True), max_events=size)
-        assert (report.records, report.events, report.invalid_records) == (records, 98, 2)
+        assert (report.records, report.invalid_records) == (records, 2)
+        assert report.kinds == {"photon": 98, "gap_begin": 2, "gap_end": 2}
         assert any(str(header + 4 * victims[0]) in line for line in report.anomalies)
 
 
@@ -262,7 +270,8 @@ def test_a_qutag_channel_above_255(tmp_path):
     with pytest.raises(EventFormatError) as caught:
         list(open_events(path).read_blocks(9))
     assert caught.value.offset_bytes == 40 + 10 * 30
-    assert report_events(open_events(path, tolerant=True)).invalid_records == 1
+    report = report_events(open_events(path, tolerant=True))
+    assert (report.invalid_records, report.kinds) == (1, {"photon": 99, "gap_begin": 1, "gap_end": 1})
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

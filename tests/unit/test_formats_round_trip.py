@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkdhw.errors import EventFormatError, NonMonotonicTimeError
-from qkdhw.formats import FORMATS, format_of_name, open_events, report_events, write_events
+from qkdhw.formats import format_of_name, open_events, report_events, write_events
+from qkdhw.formats.qcrypto import LAYOUTS
 from qkdhw.model import DetectionBlock, EventKind
 
 PATIENT = settings(deadline=None, max_examples=60)  # the machine may be busy
@@ -105,12 +106,68 @@ def test_qutag(events, cut, size):
 QCRYPTO_EVENTS = rising(st.integers(0, 2) | st.integers(0, 2**40), INPUT | A_DUMMY)
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name.startswith("qcrypto")])
+@pytest.mark.parametrize("name", list(LAYOUTS))
 @PATIENT
 @given(events=QCRYPTO_EVENTS, cut=CUT, size=SIZE)
 def test_qcrypto(name, events, cut, size):
     tick_ps = Fraction(125) if "49" in name else TDC2_TICK_PS
     assert through_file(name, events, tick_ps, cut=cut, max_events=size) == events
+
+
+def without_dummies(events):
+    return [event for event in events if event[2] != DUMMY]
+
+
+@pytest.mark.parametrize(
+    ("name", "tick_ps", "longest"), [("tdc1", Fraction(2000), 2**34), ("qcrypto-fast", TDC2_TICK_PS, 2**30)]
+)
+@PATIENT
+@given(data=st.data(), cut=CUT, size=SIZE)
+def test_words_of_a_short_counter(name, tick_ps, longest, data, cut, size):
+    events = data.draw(rising(st.integers(0, 2) | st.integers(0, longest), INPUT | A_DUMMY))
+    answer = through_file(name, events, tick_ps, cut=cut, max_events=size)
+    assert without_dummies(answer) == without_dummies(events)
+    assert set(events) <= set(answer)  # a silence has more dummies than were asked for
+
+
+@PATIENT
+@given(
+    rising(st.integers(0, 3) | st.integers(0, 2**36), st.tuples(st.integers(0, 7), st.just(PHOTON), st.just(0))),
+    CUT,
+    SIZE,
+)
+def test_qutag_compressed(events, cut, size):
+    assert through_file("qutag-compressed", events, Fraction(1), cut=cut, max_events=size) == events
+
+
+@PATIENT
+@given(rising(st.integers(0, 3) | st.integers(0, 2**50), st.just((1, PHOTON, 0))), CUT, SIZE)
+def test_idq(events, cut, size):
+    assert through_file("idq", events, Fraction(1), cut=cut, max_events=size) == events
+
+
+DUMP_ROW = st.tuples(
+    st.integers(1, 127) | st.integers(129, 255),
+    st.sampled_from([PHOTON, PHOTON, EventKind.GAP_BEGIN, EventKind.GAP_END, EventKind.CLOCK_ERROR, EventKind.MISSED]),
+    st.just(0),
+)
+
+
+@PATIENT
+@given(rising(STEP, DUMP_ROW), CUT, SIZE)
+def test_swabian_dump(events, cut, size):
+    assert through_file("swabian-dump", events, Fraction(1), cut=cut, max_events=size) == events
+
+
+@pytest.mark.parametrize(
+    ("name", "tick_ps", "epoch"), [("qcrypto-t1", TDC2_TICK_PS, 2**37), ("qcrypto-t2", Fraction(125), 2**32)]
+)
+@PATIENT
+@given(data=st.data(), cut=CUT, size=SIZE)
+def test_epoch_files(name, tick_ps, epoch, data, cut, size):
+    events = data.draw(rising(st.integers(0, 2) | st.integers(0, 2**20) | st.integers(0, 5 * epoch), INPUT))
+    if events:  # a file without packets has no header
+        assert through_file(name, events, tick_ps, cut=cut, max_events=size) == events
 
 
 ANY_EVENTS = st.lists(st.tuples(st.integers(0, 2**63 - 1), ANY_ROW).map(lambda e: (e[0], *e[1])), max_size=20)
@@ -135,7 +192,7 @@ def test_hdf5_keeps_the_count_of_missed_events_and_others_refuse_it(tmp_path):
     block = DetectionBlock(*(np.zeros(2, t) for t in (np.int64, np.uint8, np.uint8)), tick_ps=Fraction(1), missed=9)
     write_events(tmp_path / "x.h5", [block], tick_ps=Fraction(1))
     assert report_events(open_events(tmp_path / "x.h5"), max_events=1).missed == 9
-    for name in ("ptu", "csv", "parquet", "qutag", "qcrypto-a1"):
+    for name in ("ptu", "csv", "parquet", "qutag", "qcrypto-a1", "tdc1", "idq", "qcrypto-t1"):
         with pytest.raises(EventFormatError, match="MISSED"):
             write_events(tmp_path / "y", [block], name, tick_ps=Fraction(125, 32))
 
@@ -156,6 +213,17 @@ def test_hdf5_keeps_the_count_of_missed_events_and_others_refuse_it(tmp_path):
         ("ptu", (1, 16, MARKER, 0), Fraction(1), "pattern of 1 to 15"),
         ("ptu", (1, 1, EventKind.GAP_BEGIN, 0), Fraction(1), "no place for GAP_BEGIN"),
         ("ptu", (1, 1, PHOTON, 0), Fraction(1, 3), "exactly"),
+        ("tdc1", (1, 5, PHOTON, 0), Fraction(2000), "inputs 1 to 4"),
+        ("tdc1", (2**60, 1, PHOTON, 0), Fraction(2000), "more than 4194304 dummies"),
+        ("qcrypto-fast", (2**54, 1, PHOTON, 0), TDC2_TICK_PS, "more than 4194304 dummies"),
+        ("qutag-compressed", (1, 8, PHOTON, 0), Fraction(1), "channels 0 to 7"),
+        ("qutag-compressed", (2**36 + 1, 1, PHOTON, 0), Fraction(1), "steps of at most"),
+        ("idq", (2**61 + 1, 1, PHOTON, 0), Fraction(1), "up to 2\\^61"),
+        ("swabian-dump", (1, 0, PHOTON, 0), Fraction(1), "channels 1 to 127"),
+        ("swabian-dump", (1, 128, PHOTON, 0), Fraction(1), "channels 1 to 127"),
+        ("swabian-dump", (1, 1, MARKER, 0), Fraction(1), "no place for MARKER"),
+        ("qcrypto-t1", (2**54, 1, PHOTON, 0), TDC2_TICK_PS, "17 bits"),
+        ("qcrypto-t2", (1, 5, PHOTON, 0), Fraction(125), "inputs 1 to 4"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused_and_nothing_is_left(tmp_path, name, event, tick_ps, message):
@@ -163,6 +231,31 @@ def test_what_a_format_cannot_hold_is_refused_and_nothing_is_left(tmp_path, name
         write_events(tmp_path / "x", [block_of([event], tick_ps)], name, tick_ps=tick_ps)
     assert caught.value.remedy
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "tick_ps", "back"),
+    [("tdc1", Fraction(2000), 6000), ("qutag-compressed", Fraction(1), 2**36 + 1), ("idq", Fraction(1), 1), ("qcrypto-fast", TDC2_TICK_PS, 2**24 + 1), ("qcrypto-t1", TDC2_TICK_PS, 2**37), ("qcrypto-t2", Fraction(125), 1)],
+)  # fmt: skip
+def test_a_step_back_that_a_reader_would_take_for_a_wrap_is_refused(tmp_path, name, tick_ps, back):
+    far = [(t, 1, PHOTON, 0) for t in range(2**20, 2**37, 2**24)] if name == "qcrypto-fast" else []
+    start = 2**36 if name == "qutag-compressed" else 2**30
+    steps = far or [(k * start, 1, PHOTON, 0) for k in (1, 2)] if name != "qcrypto-t1" else [(2**40, 1, PHOTON, 0)]
+    events = [*steps[:9000], (steps[:9000][-1][0] - back, 1, PHOTON, 0)]
+    with pytest.raises(NonMonotonicTimeError) as caught:
+        write_events(tmp_path / "x", [block_of(events, tick_ps)], name, tick_ps=tick_ps)
+    assert caught.value.index == len(events) - 1
+
+
+def test_missed_events_of_a_dump_are_shared_out_or_refused(tmp_path):
+    block = block_of([(1, 1, PHOTON, 0), (2, 0, EventKind.MISSED, 0), (3, 0, EventKind.MISSED, 0)], Fraction(1))
+    for missed in (0, 7, 70_000):
+        part = DetectionBlock(block.time_ticks, block.channel, block.kind, Fraction(1), missed=missed)
+        write_events(tmp_path / "x.dump", [part], tick_ps=Fraction(1))
+        assert report_events(open_events(tmp_path / "x.dump")).missed == missed
+    part = DetectionBlock(block.time_ticks, block.channel, block.kind, Fraction(1), missed=131_071)
+    with pytest.raises(EventFormatError, match="65535"):
+        write_events(tmp_path / "y.dump", [part], tick_ps=Fraction(1))
 
 
 @pytest.mark.parametrize("name", ["qutag", "qcrypto-a1", "ptu"])
@@ -192,7 +285,15 @@ def test_ticks_are_converted_exactly_or_not_at_all(tmp_path):
 
 @pytest.mark.parametrize(
     ("file_name", "format_name"),
-    [("a.ptu", "ptu"), ("a.TS", "qcrypto-a1"), ("a.a0.ts", "qcrypto-a0"), ("a.h5", "hdf5"), ("a.qutag", "qutag")],
+    [
+        ("a.ptu", "ptu"),
+        ("a.TS", "qcrypto-a1"),
+        ("a.a0.ts", "qcrypto-a0"),
+        ("a.h5", "hdf5"),
+        ("a.qutag", "qutag"),
+        ("a.fast.ts", "qcrypto-fast"),
+        ("a.dump", "swabian-dump"),
+    ],
 )
 def test_the_ending_of_a_new_file_names_its_format(file_name, format_name):
     assert format_of_name(Path(file_name)) == format_name

@@ -1,0 +1,120 @@
+"""Read and write the stream of a TDC1 as a file: words of 32 bits, 27 of them time in 2 ns.
+
+The counter goes round every 0.27 s; the unit sends a dummy about every 140 ms when it is idle.
+
+Source: S-Fifteen TDC1 documentation, "Timestamp mode".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from qkdhw._core import tdc1 as kernel
+from qkdhw.formats.encoding import LeftOut
+from qkdhw.formats.event_file import EventFile, file_size_bytes
+from qkdhw.formats.short_words import ShortWords, write_short_words
+from qkdhw.formats.stream import Columns, StreamDecoder, decode_file, refuse_a_cut_record
+from qkdhw.model import DetectionBlock
+
+WORD_BYTES = 4
+TIME_BITS = 27
+TIME_SHIFT = 32 - TIME_BITS
+WORDS = ShortWords(
+    name="TDC1 files", tick_ps=Fraction(2000), time_bits=TIME_BITS, silence_ticks=70_000_000, back_ticks=5000
+)
+# So many words in a row that could be true tell where words begin: less than 1 in 70 random runs are like that.
+CERTAIN_WORDS = 16
+
+
+class Tdc1Decoder(StreamDecoder):
+    """Decodes a TDC1's words as they come.
+
+    A word is impossible if it names neither an input nor a dummy, or if its time is more than 200 ms after the one
+    before (or, what looks the same, more than 10 us before it). In tolerant mode the words' beginning is then looked
+    for byte by byte: a byte that is lost or too many costs some words, no more.
+    """
+
+    def __init__(self, *, tolerant: bool = False, name: str = "the stream") -> None:
+        super().__init__(least_bytes=WORD_BYTES, tick_ps=WORDS.tick_ps, tolerant=tolerant, name=name)
+        self._clock = np.array([0, -1], np.int64)
+        self._lost = False
+
+    def _decode(self, data: bytes, *, final: bool) -> tuple[int, Columns]:
+        at = 0
+        parts: list[Columns] = []
+        while True:
+            if self._lost:
+                at = self._find_words(data, at, final=final)
+                if self._lost:
+                    break
+            part, words, bad = self._words(data, at)
+            parts.append(part)
+            at += words * WORD_BYTES
+            if bad < 0:
+                break
+            self._note_invalid(
+                1, self.offset_bytes + at, "it names neither an input nor a dummy, or its time cannot be true"
+            )
+            self.tally.records += 1
+            parts.append(Columns.invalid())
+            at, self._lost = at + 1, True
+        return at, Columns.joined(parts)
+
+    def _words(self, data: bytes, at: int) -> tuple[Columns, int, int]:
+        n = 4 * ((len(data) - at) // WORD_BYTES)
+        time, channel, kind = np.empty(n, np.int64), np.empty(n, np.uint8), np.empty(n, np.uint8)
+        events, words, bad = kernel.decode_tdc1(memoryview(data)[at:], self._clock, time, channel, kind)
+        self.tally.records += words
+        return Columns(time[:events], channel[:events], kind[:events]), words, bad
+
+    def _find_words(self, data: bytes, at: int, *, final: bool) -> int:
+        """Move on to where words that could be true follow each other; `_lost` stays set if that is not there yet."""
+        room = np.empty(4 * CERTAIN_WORDS, np.int64), *np.empty((2, 4 * CERTAIN_WORDS), np.uint8)
+        while len(data) - at >= WORD_BYTES * (1 if final else CERTAIN_WORDS):
+            run = memoryview(data)[at : at + WORD_BYTES * CERTAIN_WORDS]
+            _, _, bad = kernel.decode_tdc1(run, np.array([0, -1], np.int64), *room)
+            if bad < 0:
+                # The clock goes on from the first of them, whatever the step to it is.
+                field = int.from_bytes(run[:WORD_BYTES], "little") >> TIME_SHIFT
+                self._clock[:] = self._clock[0] + (field < self._clock[1]), field
+                self._lost = False
+                break
+            at += 1
+        return at
+
+
+def open_tdc1(path: Path, *, tolerant: bool = False) -> EventFile:
+    """Make the events of a file of TDC1 words readable.
+
+    Args:
+        path: The file. Nothing in it says which format it is.
+        tolerant: Accept a file that is cut short, make gaps of impossible words, and count both.
+
+    Raises:
+        EventFormatError: The last word is cut.
+        EventError: The file cannot be read.
+
+    Source: TDC1 documentation, "Timestamp mode".
+    """
+    size_bytes = file_size_bytes(path)
+    refuse_a_cut_record(path, size_bytes, WORD_BYTES, tolerant=tolerant)
+    make = partial(Tdc1Decoder, tolerant=tolerant, name=str(path))
+    return EventFile(
+        path=path,
+        format="tdc1",
+        tick_ps=WORDS.tick_ps,
+        fine_tick_ps=None,
+        header={},
+        records_expected=size_bytes // WORD_BYTES,
+        decode=partial(decode_file, path, make, size_bytes, WORD_BYTES),
+    )
+
+
+def write_tdc1(path: Path, blocks: Iterable[DetectionBlock], *, tick_ps: Fraction) -> LeftOut:
+    """Write a file of TDC1 words; see `write_short_words`."""
+    return write_short_words(path, blocks, tick_ps=tick_ps, words=WORDS)
