@@ -29,16 +29,22 @@ class PairStreams:
 
 
 def pair_streams(
-    seed, *, singles=(5e4, 5e4), pairs=1e3, span_s=2.0, offset_s=0.0, rate=0.0, jitter_s=300e-12,
+    seed, *, singles=(5e4, 5e4), pairs=1e3, span_s=2.0, offset_s=0.0, rate=0.0, jitter_s=300e-12, pulse_s=0.0,
     a_tick_ps=TICK_PS, b_tick_ps=TICK_PS,
 ):  # fmt: skip
-    """Poissonian singles and pairs a second (singles include pairs) at both sites, each with Gaussian jitter."""
+    """Poissonian singles and pairs a second (singles include pairs) at both sites, each with Gaussian jitter.
+
+    If `pulse_s` is given, all light comes in pulses so far apart.
+    """
     rng = np.random.default_rng(seed)
     together = rng.uniform(0, span_s, rng.poisson(pairs * span_s))
     ticks = []
     for per_s in singles:
         alone = rng.uniform(0, span_s, rng.poisson(max(0.0, per_s - pairs) * span_s))
-        ticks.append(np.concatenate([alone, together + rng.normal(0, jitter_s, len(together))]))
+        t = np.concatenate([alone, together])
+        if pulse_s:
+            t = np.floor(t / pulse_s) * pulse_s
+        ticks.append(t + rng.normal(0, jitter_s, len(t)))
     a_s, b_s = ticks[0], offset_s + ticks[1] * (1 + rate)
     return PairStreams(
         *(np.sort(np.floor(t / (float(tick) * 1e-12)).astype(np.int64)) for t, tick in ((a_s, a_tick_ps), (b_s, b_tick_ps))),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from qkdhw.errors import ClockAlignmentError
 from qkdhw.events.alignment import MAX_PPM, MIN_SIGMA, check_ascending, sigma_of
 from qkdhw.events.pair_correlation import PairClock, PairPeak, Window, cut, find_pair_peak
-from qkdhw.events.pair_residuals import COLUMNS, refine_pairs
+from qkdhw.events.pair_residuals import COLUMNS, MAX_RESIDUALS, refine_pairs, settle_rivals
 from qkdhw.model import DetectionBlock, EventKind
 from qkdhw.quantities import PS_PER_S
 
@@ -33,7 +33,6 @@ _MIN_EVENTS = 16
 _MIN_BINS = 1 << 14
 _MAX_COUNT = 16
 _ENOUGH_PAIRS = 400.0
-_MAX_RESIDUALS = 2e6
 _MAX_COARSER = 2  # the finest column may be 2^this times as wide as asked for
 
 
@@ -146,6 +145,14 @@ def align_pair_times(
     bin_q32 = (peak.clock.rate_q48 << window.period_log2 >> 16) // window.bins
     finest = max(2, math.floor(resolution_ticks * (1 << 32)).bit_length() - 1)
     fine = refine_pairs(a_ticks, b_ticks, peak.clock, window, bin_q32, finest, (low, high), span_ticks)
+    fine, rival_log_p = settle_rivals(
+        a_ticks, b_ticks, fine, (low, high), 2 * bin_q32, density * (1 << 48) / nominal.rate_q48
+    )
+    if sigma_of(rival_log_p) < MIN_SIGMA:
+        raise ClockAlignmentError(
+            f"another offset fits as well: {sigma_of(rival_log_p):.1f} of {MIN_SIGMA:g} standard deviations apart",
+            remedy="Reduce what makes accidentals coincide, such as bright pulses, or align on a longer stream.",
+        )
     bins = (2 * reach_ticks * nominal.rate_q48 >> 16) >> fine.bin_shift
     rates = 2e-6 * max_ppm * (nominal.rate_q48 << fine.span_log2 >> 16) / 2.0**fine.bin_shift
     significance = sigma_of(fine.log_p + math.log((bins + 1) * (rates + 1)))
@@ -258,7 +265,7 @@ def _zoom(
     while True:
         bin_ticks = 2.0**window.period_log2 / window.bins
         total = window.total_ticks
-        if density * total * COLUMNS / 4 * bin_ticks <= _MAX_RESIDUALS:
+        if density * total * COLUMNS / 4 * bin_ticks <= MAX_RESIDUALS:
             return window, peak
         span = max(total >> 3, math.ceil(total * _ENOUGH_PAIRS / max(peak.pairs, 1.0)))
         reach = math.ceil(4 * bin_ticks)

@@ -7,6 +7,7 @@ lengthened, and at last a line is fitted.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,9 +18,13 @@ from qkdhw.errors import NonMonotonicTimeError
 from qkdhw.events.pair_correlation import PairClock, Window, cut, poisson_log_tail
 
 COLUMNS = 128
+MAX_RESIDUALS = 2e6  # pairs of events that are looked at where fewer would do as well
 _ROWS = 32
 _REACH = 24  # columns to either side that the offset, and the shear from the first row to the last, may be off
 _NEAR = 2.5  # columns to either side that belong to the peak
+_RIVAL_DISTANCE = 5  # columns from the peak on that another may begin
+_MAX_SIDE = 1 << 19
+_MAX_MOVES = 4
 _MIN_KEPT = 0.35  # fraction of the pairs that a finer column or a longer window must keep
 
 
@@ -86,8 +91,7 @@ def refine_pairs(
         if longer.pairs < _MIN_KEPT * best.pairs * 2 ** (next_span - best.span_log2):
             break  # the rate is not constant for so long, or the light went out
         best = longer
-    place, slope = _fit_line(best.histogram, best.place, best.slope)
-    return replace(best, place=place, slope=slope)
+    return _fitted(best)
 
 
 def fold_pairs(
@@ -126,6 +130,54 @@ def fold_pairs(
             index=-1 - done,
             remedy="Sort the streams by time first, or check the time taggers for overflows.",
         )
+
+
+def settle_rivals(
+    a_ticks: NDArray[np.int64],
+    b_ticks: NDArray[np.int64],
+    best: Residuals,
+    common: tuple[int, int],
+    reach_q32: int,
+    density: float,
+) -> tuple[Residuals, float]:
+    """Look for a higher peak in the neighbourhood: pulsed light, for one, makes accidentals coincide at every pulse.
+
+    Args:
+        a_ticks: int64 (n,), times of A, ascending.
+        b_ticks: int64 (m,), times of B, ascending.
+        best: The peak so far.
+        common: The first and the last moment of A that may be looked at.
+        reach_q32: How far to look to either side, in 2^-32 ticks of B.
+        density: Pairs of events to a tick of A and a tick of B.
+
+    Returns:
+        The highest peak, and the logarithm of the probability that what makes the next one makes this as well.
+    """
+    half = min(max(reach_q32 >> best.bin_shift, COLUMNS), _MAX_SIDE)
+    width_ticks = 2 * half * 2.0 ** (best.bin_shift - 32)
+    for _ in range(_MAX_MOVES):
+        middle = best.clock.ref_a_ticks
+        span = math.ceil(min(1 << best.span_log2, MAX_RESIDUALS / (density * width_ticks)))
+        histogram = np.zeros((1, 2 * half), np.int64)
+        within = (middle - span // 2, middle + span - span // 2)
+        fold_pairs(a_ticks, b_ticks, best.clock, within, span.bit_length(), best.bin_shift, histogram)
+        sums = histogram[0, :-1] + histogram[0, 1:]  # the peak lies around the middle, where two columns meet
+        near = slice(half - 1 - _RIVAL_DISTANCE, half + _RIVAL_DISTANCE)
+        own = int(sums[near].max())
+        sums[near] = 0
+        place = int(np.argmax(sums))
+        rival = int(sums[place])
+        if own >= rival:
+            break
+        moved = best.clock.rebased(middle, shift_q32=(place + 1 - half) << best.bin_shift)
+        best = _fitted(_fold(a_ticks, b_ticks, moved, best.bin_shift, best.span_log2, common))
+    return best, poisson_log_tail(own, max(rival, 1.0)) + math.log(2 * half)
+
+
+def _fitted(residuals: Residuals) -> Residuals:
+    """Return the same with a line fitted through the peak."""
+    place, slope = _fit_line(residuals.histogram, residuals.place, residuals.slope)
+    return replace(residuals, place=place, slope=slope)
 
 
 def _fold(

@@ -99,6 +99,35 @@ def test_light_that_flickers_alike_at_both_sites_is_no_lock():
         align_pairs(block(a), block(b), max_ppm=1.0, max_bins=1 << 17)
 
 
+def test_the_pulse_of_a_pair_is_told_from_the_next():
+    streams = pair_streams(15, singles=(1e5, 1e5), pairs=3e3, span_s=1.0, offset_s=0.037, rate=1.3e-5, pulse_s=12.5e-9)
+    assert_within_a_bin(streams, align_pairs(*blocks(streams)))
+
+
+def test_pulses_with_more_accidentals_than_pairs_are_no_lock():
+    # Every pulse coincides with every other: 10^4 accidentals a second, 3,000 pairs.
+    streams = pair_streams(16, singles=(1e5, 1e5), pairs=3e3, span_s=1.0, offset_s=0.037, rate=1.3e-5, pulse_s=1e-6)
+    try:
+        found = align_pairs(*blocks(streams))
+    except ClockAlignmentError:
+        return
+    assert_within_a_bin(streams, found)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "rate", "is_found"), [(1000, 0.0, True), (100, 0.0, False), (1000, 1e-6, True), (1000, 5e-6, False)]
+)
+def test_success_follows_the_design_formula(pairs, rate, is_found):
+    # 2^20 bins of 256 ns, 0.5 s: z = 0.75 pairs sqrt(2^20) / singles is 15.4 and 1.5; at 5 ppm the peak is ten bins wide.
+    streams = pair_streams([pairs, 17], pairs=pairs, span_s=0.5, offset_s=0.0123, rate=rate)
+    window = Window(0, 4 * 10**9, 1, 1 << 30, 31, 1 << 20)
+    peak = find_pair_peak(streams.a_ticks, streams.b_ticks, PairClock.nominal(TICK_PS, TICK_PS), window, 0.0)
+    assert (abs(streams.error_ticks(peak.clock)) <= 2 * 2048) == is_found
+    if rate == 0:
+        assert abs(peak.pairs / math.sqrt(peak.background) - (15.4 if is_found else 5.1)) < 4
+    assert (peak.global_log_p < -20.7) == is_found  # 6 standard deviations
+
+
 def test_an_offset_or_a_rate_beyond_what_is_searched_is_refused():
     for options in ({"offset_s": 0.03}, {"rate": 60e-6}):
         streams = pair_streams(11, singles=(2e4, 2e4), pairs=1e3, span_s=1.0, **options)
