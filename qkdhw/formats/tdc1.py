@@ -36,7 +36,8 @@ class Tdc1Decoder(StreamDecoder):
 
     A word is impossible if it names neither an input nor a dummy, or if its time is more than 200 ms after the one
     before (or, what looks the same, more than 10 us before it). In tolerant mode the words' beginning is then looked
-    for byte by byte: a byte that is lost or too many costs some words, no more.
+    for byte by byte: a byte that is lost or too many costs some words, and
+    how often the counter went round meanwhile is not known.
     """
 
     def __init__(self, *, tolerant: bool = False, name: str = "the stream") -> None:
