@@ -27,8 +27,8 @@ TIME_SHIFT = 32 - TIME_BITS
 WORDS = ShortWords(
     name="TDC1 files", tick_ps=Fraction(2000), time_bits=TIME_BITS, silence_ticks=70_000_000, back_ticks=5000
 )
-# So many words in a row that could be true tell where words begin: less than 1 in 70 random runs are like that.
-CERTAIN_WORDS = 16
+CERTAIN_WORDS = 16  # so many in a row tell where words begin
+NEVER = 1 << 62
 
 
 class Tdc1Decoder(StreamDecoder):
@@ -75,18 +75,27 @@ class Tdc1Decoder(StreamDecoder):
 
     def _find_words(self, data: bytes, at: int, *, final: bool) -> int:
         """Move on to where words that could be true follow each other; `_lost` stays set if that is not there yet."""
-        room = np.empty(4 * CERTAIN_WORDS, np.int64), *np.empty((2, 4 * CERTAIN_WORDS), np.uint8)
-        while len(data) - at >= WORD_BYTES * (1 if final else CERTAIN_WORDS):
-            run = memoryview(data)[at : at + WORD_BYTES * CERTAIN_WORDS]
-            _, _, bad = kernel.decode_tdc1(run, np.array([0, -1], np.int64), *room)
-            if bad < 0:
+        run_bytes = WORD_BYTES * CERTAIN_WORDS
+        while len(data) - at >= (WORD_BYTES if final else run_bytes + WORD_BYTES - 1):
+            # Words that begin elsewhere have times that jump: the true ones are those that take the shortest time.
+            spans = [(_span(data[first : first + run_bytes]), first) for first in range(at, at + WORD_BYTES)]
+            span, at = min(spans)
+            if span < NEVER:
                 # The clock goes on from the first of them, whatever the step to it is.
-                field = int.from_bytes(run[:WORD_BYTES], "little") >> TIME_SHIFT
+                field = int.from_bytes(data[at : at + WORD_BYTES], "little") >> TIME_SHIFT
                 self._clock[:] = self._clock[0] + (field < self._clock[1]), field
                 self._lost = False
                 break
-            at += 1
-        return at
+            at += WORD_BYTES
+        return min(at, len(data))
+
+
+def _span(data: bytes) -> int:
+    """Return the ticks from the first to the last of some words, or NEVER if they cannot all be true."""
+    time, clock = np.empty(WORD_BYTES * CERTAIN_WORDS, np.int64), np.array([0, -1], np.int64)
+    channel, kind = np.empty((2, len(time)), np.uint8)
+    events, _, bad = kernel.decode_tdc1(data, clock, time, channel, kind)
+    return int(time[events - 1] - time[0]) if bad < 0 and events else NEVER
 
 
 def open_tdc1(path: Path, *, tolerant: bool = False) -> EventFile:
