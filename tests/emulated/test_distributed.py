@@ -54,7 +54,7 @@ def runs(tmp_path_factory):
     """Eight runs of a prepare-and-measure link."""
     folders = [tmp_path_factory.mktemp("link") for _ in range(N_FILES)]
     for seed, folder in enumerate(folders):
-        options = RunOptions(load_setup("rusca-2018"), seed=seed, duration_s=0.05, record="detected")
+        options = RunOptions(load_setup("rusca-2018"), seed=seed, duration_s=0.02, record="detected")
         with LinkRun(options, folder) as run:
             run.run()
     return folders

@@ -14,12 +14,22 @@ import pytest
 from optics_judges import LEAST_P, changed
 from pipeline_truth import SimulatedEnds, p_of_report
 
-from qkdhw.bench.pipeline import EventPipeline, Merged, RecordReader, SeededBytes, SenderPipeline, SyncFrame, sift_files
+from qkdhw.bench.pipeline import (
+    EventPipeline,
+    Merged,
+    Observer,
+    RecordReader,
+    SeededBytes,
+    SenderPipeline,
+    SyncFrame,
+    sift_files,
+)
 from qkdhw.bench.pipeline.receiver import MAX_UNANSWERED
 from qkdhw.drivers import open_unit
 from qkdhw.errors import ClockAlignmentError, EventError, PeerProtocolError
 from qkdhw.events.clock import SlotClock
 from qkdhw.events.merging import MergeSource
+from qkdhw.events.monitors import MonitorBank, calibrate
 from qkdhw.events.wiring import FOUR_DETECTORS
 from qkdhw.formats import open_events, write_events
 from qkdhw.model import DetectionBlock
@@ -353,6 +363,27 @@ def test_records_that_cannot_be_read(tmp_path):
     write_events(tmp_path / "b.parquet", [], "parquet", tick_ps=Fraction(1))
     with pytest.raises(EventError), SenderPipeline(tmp_path / "b.parquet"):
         pass
+
+
+def observed(setup, seed, judge):
+    """Run a link of 20 ms with a stretch of a million slots after the other."""
+    sift_ends(SimulatedEnds(setup, 20_000_000, seed=seed), observer=Observer(judge, 1_000_000), piece_events=1000)
+
+
+def test_monitors_see_a_detector_that_lost_half_its_efficiency_and_nothing_in_an_honest_link():
+    setup = load_setup(PASSIVE)
+    trusted, honest = [], []
+    observed(setup, 1, trusted.append)
+    assert len(trusted) > 10
+    assert sum(o.n_slots for o in trusted) > 18_000_000
+    bank = MonitorBank(calibrate(trusted, false_alarm_rate=1e-9, note="a simulated link"))
+    observed(setup, 2, lambda o: honest.append(bank.judge(o)))
+    assert not bank.alarms
+    assert {"count_rate", "balance_key", "gain_0", "gain_1", "profile"} <= set(honest[-1])
+    values = setup.model_dump()
+    values["receiver"]["detectors"][0]["efficiency"] *= 0.4
+    observed(type(setup).model_validate(values), 3, bank.judge)
+    assert "balance_key" in bank.alarms
 
 
 @pytest.mark.parametrize("faults", [(), (Fault.OVERFLOW,)])

@@ -141,7 +141,7 @@ def test_what_is_exchanged_does_not_depend_on_how_events_came(files):
 def test_streams_that_share_nothing_have_no_clock(files):
     other = simulated("alice", seed=10, duration_s=5.0)
     with pytest.raises(ClockAlignmentError):
-        sift_pairs(files[0], other, window_ps=WINDOW_PS, duration_s=5.0)
+        sift_pairs(files[0], other, window_ps=WINDOW_PS, duration_s=5.0, max_ppm=1.0, max_offset_s=0.02)
 
 
 def test_of_detections_at_one_tick_each_is_kept_as_often():

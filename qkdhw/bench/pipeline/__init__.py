@@ -3,6 +3,7 @@
 from qkdhw.bench.pipeline.both_pair_sites import PairReport, sift_pairs
 from qkdhw.bench.pipeline.both_sites import SeededBytes, SiftReport, sift_both, sift_files
 from qkdhw.bench.pipeline.merged import Merged
+from qkdhw.bench.pipeline.observer import Observer
 from qkdhw.bench.pipeline.pairs import PairAnnouncerPipeline, PairSifterPipeline, PairStatistics
 from qkdhw.bench.pipeline.receiver import EventPipeline
 from qkdhw.bench.pipeline.records import PreparationRows, RecordReader, read_record_file
@@ -11,7 +12,8 @@ from qkdhw.bench.pipeline.sifted import PipelineStatistics, SenderStatistics, Si
 from qkdhw.bench.pipeline.sync_frame import SyncFrame
 
 __all__ = [
-    "EventPipeline", "Merged", "PairAnnouncerPipeline", "PairReport", "PairSifterPipeline", "PairStatistics",
-    "PipelineStatistics", "PreparationRows", "RecordReader", "SeededBytes", "SenderPipeline", "SenderStatistics",
-    "SiftReport", "SiftedBits", "SyncFrame", "read_record_file", "sift_both", "sift_files", "sift_pairs",
+    "EventPipeline", "Merged", "Observer", "PairAnnouncerPipeline", "PairReport", "PairSifterPipeline",
+    "PairStatistics", "PipelineStatistics", "PreparationRows", "RecordReader", "SeededBytes", "SenderPipeline",
+    "SenderStatistics", "SiftReport", "SiftedBits", "SyncFrame", "read_record_file", "sift_both", "sift_files",
+    "sift_pairs",
 ]  # fmt: skip

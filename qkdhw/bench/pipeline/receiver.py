@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkdhw.bench.pipeline.ahead import Ahead
+from qkdhw.bench.pipeline.observer import Observer
 from qkdhw.bench.pipeline.pieces import PIECE_EVENTS, PIECE_S, Pieces, Source, joined
 from qkdhw.bench.pipeline.records import RecordReader
 from qkdhw.bench.pipeline.sifted import PipelineStatistics, SiftedBits, pack
@@ -52,6 +53,7 @@ class EventPipeline:
         clock: The clock, if it is known; exactly one of the two is given.
         max_ppm: Largest relative difference of the two clocks, parts per million.
         measured: For a receiver that switches: its record of bases (bit 1 of each byte); the wiring then says the bit.
+        observer: Collects what monitors look at.
         random_bytes: Source of fresh random bytes for slots with several clicks.
         piece_events: Most events handled at once.
         piece_s: Longest time of the stream handled at once.
@@ -74,6 +76,7 @@ class EventPipeline:
         clock: SlotClock | None = None,
         max_ppm: float = MAX_PPM,
         measured: RecordReader | None = None,
+        observer: Observer | None = None,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
         piece_events: int = PIECE_EVENTS,
         piece_s: Fraction | float = PIECE_S,
@@ -85,6 +88,7 @@ class EventPipeline:
         self._wiring, self._period_ps, self._max_ppm = wiring, Fraction(period_ps), max_ppm
         self._window_ps, self._dead_time_ps, self._random_bytes = window_ps, dead_time_ps, random_bytes
         self._sync_frame, self._clock, self._measured = sync_frame, clock, measured
+        self._observer = observer
         self._pieces = Pieces(source, piece_events=piece_events, piece_s=piece_s, duration_s=duration_s)
         self._ahead = Ahead(self._pieces.read, "event reader", timeout_s=timeout_s)
         self._gate: Gate | None = None
@@ -174,6 +178,8 @@ class EventPipeline:
         packed = pack(sifted, block.slot, block.basis)
         n_kept = packed.n_key + packed.n_test
         self._add(n_refused=len(block) - n_kept, n_key=packed.n_key, n_test=packed.n_test)
+        if self._observer is not None:
+            self._observer.sifted(packed)
         return packed
 
     def _next_gated(self) -> GatedBlock:
@@ -205,6 +211,8 @@ class EventPipeline:
             )
             self._counted = replace(self._counted, gating=after)
             raise
+        if self._observer is not None:
+            self._observer.gated(gate, int(piece.time_ticks[-1]))
         return self._noted(gate, gated)
 
     def _noted(self, gate: Gate, gated: GatedBlock) -> GatedBlock:
@@ -233,6 +241,8 @@ class EventPipeline:
             ).clock
         if clock is None:
             raise ValueError("there is neither a clock nor a sync frame")
+        if self._observer is not None:
+            self._observer.begin(clock.ref_slot)
         return Gate(clock, self._wiring, self._window_ps, self._dead_time_ps, tick_ps, random_bytes=self._random_bytes)
 
     def _waiting_ps(self) -> Fraction:
