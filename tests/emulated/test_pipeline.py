@@ -3,16 +3,20 @@
 QKDHW_PIPELINE_PULSES says over how many simulated pulses each link is judged (2e7 if not set; 1e9 takes some minutes).
 """
 
+import itertools
 import os
+import re
 import threading
 from contextlib import ExitStack
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from optics_judges import LEAST_P, changed
 from pipeline_truth import SimulatedEnds, p_of_report
+from typer.testing import CliRunner
 
 from qkdhw.bench.pipeline import (
     EventPipeline,
@@ -25,6 +29,7 @@ from qkdhw.bench.pipeline import (
     sift_files,
 )
 from qkdhw.bench.pipeline.receiver import MAX_UNANSWERED
+from qkdhw.cli import app
 from qkdhw.drivers import open_unit
 from qkdhw.errors import ClockAlignmentError, EventError, PeerProtocolError
 from qkdhw.events.clock import SlotClock
@@ -426,3 +431,41 @@ def test_a_unit_whose_events_nobody_takes_is_not_read():
     assert (statistics.n_overflows, statistics.n_missed) == (0, 0)
     assert statistics.n_unit_stalls > 0
     assert statistics.n_events == pytest.approx(3e6, rel=0.01)
+
+
+def test_a_stream_that_is_told_to_stop_ends_and_keeps_what_came():
+    def endless():
+        for number in itertools.count():
+            ticks = np.arange(1000 * number, 1000 * (number + 1)) * 25
+            yield DetectionBlock(ticks, (ticks // 25 % 4 + 1).astype(np.uint8), np.zeros(1000, np.uint8), Fraction(40))
+
+    with EventPipeline(
+        endless(),
+        FOUR_DETECTORS,
+        period_ps=1000,
+        window_ps=900,
+        clock=SlotClock.nominal(Fraction(25)),
+        piece_events=1000,
+    ) as pipeline:
+        for number, message in enumerate(pipeline):
+            assert message
+            with pytest.raises(PeerProtocolError):
+                pipeline.sift(b"")
+            if number == 3:
+                pipeline.stop()
+    check_balance(pipeline.statistics)
+    assert 4000 <= pipeline.statistics.n_events <= 12_000
+    assert pipeline.statistics.n_open == 0
+
+
+def test_the_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
+    """Each code block that can run alone, after the commands that its text names."""
+    text = (Path(__file__).parents[2] / "docs" / "explanation" / "event-pipeline.md").read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    for command in re.findall(r"`qkdhw (link simulate .*?)`", text.replace("\n", " ")):
+        assert CliRunner().invoke(app, command.split()).exit_code == 0
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if block.startswith("from")]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, {})
+        assert 0.005 < float(capsys.readouterr().out.split()[0]) < 0.05

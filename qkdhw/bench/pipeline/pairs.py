@@ -235,7 +235,9 @@ class PairAnnouncerPipeline(_PairSite):
             if len(photons):
                 self._announced += len(photons)
                 self._sizes.append(len(photons))
-                return self._announcer.announce(photons.ticks, photons.detectors)
+                announcement = self._announcer.announce(photons.ticks, photons.detectors)
+                photons.detectors.fill(0)
+                return announcement
         raise StopIteration
 
     def sift(self, reply: bytes) -> SiftedPairs:

@@ -268,9 +268,10 @@ class EventPipeline:
             return gated
         record, found = self._measured.take(gated.slot)
         self._add(n_unmeasured=len(gated) - int(np.count_nonzero(found)))
-        return replace(
-            gated, slot=gated.slot[found], basis=record[found] >> np.uint8(1) & np.uint8(1), bit=gated.bit[found]
-        )
+        basis = record[found] >> np.uint8(1) & np.uint8(1)
+        measured = replace(gated, slot=gated.slot[found], basis=basis, bit=gated.bit[found])
+        gated.wipe()
+        return measured
 
     def _add(self, **numbers: int) -> None:
         self._counted = replace(self._counted, **{n: getattr(self._counted, n) + v for n, v in numbers.items()})
