@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 WORKERS ?= 4
 COVERAGE := 92
+RUNS   ?= 100000
+SEED   ?= 1
 SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/optics/*.pyx ext/optics/*.pxd) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
@@ -13,7 +15,7 @@ SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/optics/*.pyx ext/optics/*.pxd) set
 ON_PATH = $(BIN)/python -c "import pathlib, sysconfig; \
   pathlib.Path(sysconfig.get_path('purelib'), 'qkdhw-checkout.pth').write_text('$(CURDIR)\n')"
 
-.PHONY: help demo test check bench docs format dist lock clean system
+.PHONY: help demo test tests sanitize bounds fuzz check bench docs format dist lock clean system
 
 help:            ## show this list
 	@sed -n 's/^\([a-z]*\): .*##/  make \1\t/p' Makefile
@@ -21,11 +23,33 @@ help:            ## show this list
 demo: $(VENV)/.run system ## the main job: two emulated QKD units to one key in two HSMs and a TLS session on it
 	@$(BIN)/qkdhw demo $(ARGS)
 
-test: $(VENV)/.dev system ## every test, with coverage; they wait more than they work: four at a time on two cores
+test: tests      ## every test, then the judges of the compiled code
+	@$(MAKE) --no-print-directory --jobs=2 sanitize fuzz
+
+tests: $(VENV)/.dev system ## every test, with coverage; they wait more than they work: four at a time on two cores
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n $(WORKERS) --maxschedchunk 1 $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=$(COVERAGE)
+
+# Builds of the kernels that see more, each in a folder of its own: build/judge/NAME.
+build_judge = @mkdir -p build/judge && echo "building the kernels for make $@" && \
+  $(1) $(BIN)/python setup.py -q build --build-base build/judge/$@ --build-lib build/judge/$@/lib >build/judge/$@.log 2>&1 || \
+  { cat build/judge/$@.log; exit 1; }
+kernel_tests = PYTHONPATH=$(CURDIR)/build/judge/$@/lib $(1) $(BIN)/pytest tests/kernels tests/judges/canary_$@.py \
+  -q -n 2 -p no:randomly --capture=sys
+
+sanitize: $(VENV)/.dev ## the kernel tests with gcc's sanitizers of addresses and undefined behaviour
+	$(call build_judge,QKDHW_SANITIZE=1)
+	$(call kernel_tests,LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1)
+
+bounds: $(VENV)/.dev ## the kernel tests with every index checked
+	$(call build_judge,QKDHW_CYTHON_DEBUG=1)
+	$(call kernel_tests,)
+
+fuzz: bounds     ## every decoder on what a fuzzer makes up: make fuzz RUNS=10000000 SEED=2 TARGETS="PtuDecoder csv"
+	PYTHONPATH=$(CURDIR)/build/judge/bounds/lib $(BIN)/python tests/fuzz/campaign.py $(RUNS) $(SEED) $(TARGETS)
 
 check: $(VENV)/.dev ## lint, format, types, imports, stubs
 	$(BIN)/ruff check .

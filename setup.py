@@ -1,8 +1,10 @@
 """Compile ext/*.pyx into qkdhw/_core/ and ext/optics/*.pyx into emulators/_optics/; the rest is in pyproject.toml.
 
 Environment:
-    QKDHW_CYTHON_DEBUG=1   bounds and initialisation checks on (the kernel tests run on both builds)
+    QKDHW_CYTHON_DEBUG=1   bounds and initialisation checks on, and coverage for the fuzz targets
+    QKDHW_SANITIZE=1       with gcc's sanitizers of addresses and of undefined behaviour
     QKDHW_KERNELS=a,b      build only these kernels, such as ptu or optics/light
+The first two make judges (`make bounds`, `make sanitize`): they belong in a folder of their own, beside the canary.
 """
 
 import os
@@ -13,26 +15,42 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 debug = os.environ.get("QKDHW_CYTHON_DEBUG") == "1"
+mode = "bounds" if debug else "sanitize" if os.environ.get("QKDHW_SANITIZE") == "1" else "release"
 only = set(filter(None, os.environ.get("QKDHW_KERNELS", "").split(",")))
 stems = sorted(str(path.relative_to("ext").with_suffix("")) for path in Path("ext").rglob("*.pyx"))
+SANITIZERS = "-fsanitize=address,undefined"
+JUDGE = ["-g1", "-w"]
+compile_args = {
+    "release": ["-O3"],
+    "bounds": [*JUDGE, "-O1", "-include", "tests/fuzz/coverage.h", "-fsanitize-coverage=trace-pc,trace-cmp"],
+    "sanitize": [*JUDGE, "-Og", SANITIZERS, "-fno-sanitize-recover=undefined", "-fno-wrapv", "-fno-omit-frame-pointer"],
+}
 # The emulated optics draw with NumPy's own C distributions, which come as a static library.
 random_library = {"library_dirs": [str(Path(numpy.random.__file__).parent / "lib")], "libraries": ["npyrandom", "m"]}
 
 
 def kernel(stem: str) -> Extension:
-    """Describe one kernel."""
+    """Describe one kernel of ext/."""
     name = stem.replace("optics/", "qkdhw_emulators._optics.") if "/" in stem else f"qkdhw._core.{stem}"
+    return extension(name, f"ext/{stem}.pyx", random_library if "/" in stem else {})
+
+
+def extension(name: str, source: str, libraries: dict[str, list[str]]) -> Extension:
+    """Describe a compiled module."""
     return Extension(
         name,
-        [f"ext/{stem}.pyx"],
+        [source],
         include_dirs=["ext", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-        extra_compile_args=["-O1", "-g"] if debug else ["-O3"],
-        **(random_library if "/" in stem else {}),
+        extra_compile_args=compile_args[mode],
+        extra_link_args=[SANITIZERS] if mode == "sanitize" else [],
+        **libraries,
     )
 
 
 extensions = [kernel(stem) for stem in stems if not only or stem in only]
+if mode != "release":
+    extensions.append(extension("canary", "tests/judges/canary.pyx", {}))
 
 setup(
     packages=[
@@ -47,7 +65,7 @@ setup(
     ext_modules=cythonize(
         extensions,
         include_path=["ext", "ext/optics"],
-        build_dir="build/cython-debug" if debug else "build/cython",
+        build_dir="build/cython" if mode == "release" else f"build/judge/{mode}/cython",
         compiler_directives={
             "language_level": 3,
             "boundscheck": debug,
@@ -57,6 +75,7 @@ setup(
             "embedsignature": True,
             "binding": True,
             "autotestdict": False,
+            "show_performance_hints": mode == "release",
         },
     ),
 )
