@@ -15,7 +15,7 @@ Timing: control flow depends on arrival times, on whether a slot has several cli
 which detector of a basis clicked; nor does an address.
 """
 
-from libc.stdint cimport int64_t, uint64_t, uint8_t, uint16_t
+from libc.stdint cimport int64_t, uint64_t, uint8_t
 
 from slot_clock cimport SPAN_TICKS, Clock, anchor, locate, make_clock, uint128
 from slot_outcomes cimport (
@@ -152,7 +152,7 @@ def gate_events(
     """Gate a chunk; return n, or the first index at which time goes backwards (or leaves +-2^62 ticks).
 
     `state[7]` is then how many slots were written and `state[6]` how many random bytes were used. On a bad index the
-    outputs, `state` and `counts` must be thrown away.
+    outputs, `state`, `counts` and `histogram` must be thrown away.
     """
     cdef Py_ssize_t n = time_ticks.shape[0]
     check_clock(ref_slot, ref_ticks, phase_q32, period_q32)
@@ -290,7 +290,7 @@ cdef Py_ssize_t gate_block(
     const uint8_t[::1] kind, Rules* rules, const uint8_t[::1] random_bytes, Carry* carry,
     int64_t[::1] slot, uint8_t[::1] basis, uint8_t[::1] bit, int64_t[::1] counts, int64_t[::1] histogram,
 ) except -1 nogil:
-    """Gate some of the next events, if they are clicks in order; return how many, or 0 and change nothing."""
+    """Gate some of the next events, if they are clicks in order; return how many, or 0: go event by event."""
     cdef Block block
     cdef Py_ssize_t i, n_wired, n_inside, n = min(<Py_ssize_t>BLOCK, time_ticks.shape[0] - begin)
     cdef const int64_t* ticks = &time_ticks[begin]
@@ -316,14 +316,12 @@ cdef Py_ssize_t gate_block(
     if unwired:
         n_wired = drop_unwired(n, &time_ticks[begin], &block)
         ticks = block.ticks
-    n_inside = keep_inside(n_wired, ticks, rules, carry.last_ticks, &block)
+    n_inside = keep_inside(n_wired, ticks, rules, carry.last_ticks, &block, histogram)
     if n_inside > 0 and carry.is_open and block.slot[1] < carry.slot:
-        return 0
+        return 0  # the clock was set back: event by event finds which click is bad
     counts[COUNT_PHOTONS] += n
     counts[COUNT_UNWIRED] += n - n_wired
     counts[COUNT_OUTSIDE_WINDOW] += n_wired - n_inside
-    for i in range(n_wired):
-        histogram[block.bin[i]] += 1
     if n_wired > 0:
         carry.last_ticks = ticks[n_wired - 1]
     if n_inside > 0:
@@ -344,7 +342,7 @@ cdef Py_ssize_t drop_unwired(Py_ssize_t n, const int64_t* time_ticks, Block* blo
 
 
 cdef Py_ssize_t keep_inside(
-    Py_ssize_t n, const int64_t* time_ticks, Rules* rules, int64_t last_ticks, Block* block
+    Py_ssize_t n, const int64_t* time_ticks, Rules* rules, int64_t last_ticks, Block* block, int64_t[::1] histogram
 ) except -1 nogil:
     """Find slots, bins and live clicks, keep those in the window from place 1 on, return how many."""
     cdef Py_ssize_t i, k = 1
@@ -364,7 +362,7 @@ cdef Py_ssize_t keep_inside(
         quotient = <uint64_t>((<uint128>distance * magic) >> 64) >> shift
         begins = <int64_t>quotient * period
         rest = distance - <uint64_t>begins
-        block.bin[i] = <uint16_t>((<uint128>rest * bins_q64) >> 64)
+        histogram[<Py_ssize_t>((<uint128>rest * bins_q64) >> 64)] += 1
         block.slot[k] = anchor_slot + <int64_t>quotient
         block.tag[k] = block.mark[i] | (begins - before >= closed)
         before = <int64_t>distance

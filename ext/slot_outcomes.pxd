@@ -37,7 +37,6 @@ cdef struct Carry:
 cdef struct Block:
     int64_t[BLOCK] ticks       # of the clicks with a detector, if some have none
     uint8_t[BLOCK] mark        # 2 << detector of every click
-    uint16_t[BLOCK] bin        # of every click, in the histogram
     int64_t[BLOCK + 1] slot    # of the clicks in the window, in order; place 0 is the open slot
     uint8_t[BLOCK + 1] tag     # their marks, and 1 if the click finds all detectors live
 
@@ -111,7 +110,8 @@ cdef inline int make_outcomes(
     cdef int64_t is_new
     cdef uint8_t one
     cdef uint8_t[BLOCK + 1] masks
-    cdef uint16_t[BLOCK + 1] several
+    cdef uint8_t[BLOCK] drawn
+    cdef uint16_t[BLOCK] several
     cdef int64_t* made = &slot[first]
     cdef int64_t here, previous
     # No slot has the number of a slot that is not open.
@@ -147,9 +147,10 @@ cdef inline int make_outcomes(
         basis[first + i] = one > 3
         bit[first + i] = (one >> 1 | one >> 3) & 1
         masks[i] = one
+        drawn[i] = (one & (one - 1)) != 0
     for i in range(k):
         several[n_several] = <uint16_t>i
-        n_several += (masks[i] & (masks[i] - 1)) != 0
+        n_several += drawn[i]
     for i in range(n_several):
         draw_outcome(masks[several[i]], first + several[i], &carry.n_random, random_bytes, basis, bit, counts)
     return 0
