@@ -128,12 +128,26 @@ class _End:
         return self._matcher.match(first_pulse, self._clock.times_ps(events, light), events.channel)
 
 
+class _FreshPulses:
+    """Finds the pulses that clicked and did not before: one may click at the end of a cell and in the next."""
+
+    def __init__(self) -> None:
+        self._before = np.empty(0, np.int64)
+
+    def rows(self, pulse: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+        """Return their numbers in order, and where each is."""
+        rows, where = np.unique(pulse, return_index=True)
+        fresh = (rows >= 0) & ~np.isin(rows, self._before)
+        self._before = rows
+        return rows[fresh], where[fresh]
+
+
 class _SenderRecord:
     """The sender's choices, for her own file and for the statistics."""
 
     def __init__(self, simulation: LinkSimulation, table: TableSink | None, *, full: bool) -> None:
         self._simulation, self._table, self._full = simulation, table, full
-        self._before = np.empty(0, np.int64)
+        self._fresh = _FreshPulses()
 
     def choices(self, cell: SimulatedCell, clicks: Clicks) -> NDArray[np.uint8]:
         """Return the choice for each click, and write the cell's rows."""
@@ -145,10 +159,8 @@ class _SenderRecord:
                 n = min(CHUNK_PULSES, end - first)
                 self._write(self._table, np.arange(first, first + n), self._simulation.prepared(first, n))
         elif self._table is not None:
-            rows, where = np.unique(clicks.pulse, return_index=True)
-            fresh = (rows >= 0) & ~np.isin(rows, self._before)
-            self._before = rows
-            self._write(self._table, rows[fresh], choice[where[fresh]])
+            rows, where = self._fresh.rows(clicks.pulse)
+            self._write(self._table, rows, choice[where])
         return choice
 
     @staticmethod
@@ -196,6 +208,8 @@ class LinkRun:
         self._monitors: dict[str, tuple[float, float]] = {}
         self.cells = 0
         self._record: _SenderRecord | None = None
+        self._bases: TableSink | None = None
+        self._measured = _FreshPulses()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -249,6 +263,10 @@ class LinkRun:
             if (bob.basis == SWITCHED).any():
                 switched = self.simulation.measured_at(np.maximum(bob.pulse, 0))
             self._prepared.add(bob, choice, switched)
+            if self._bases is not None:
+                rows, where = self._measured.rows(bob.pulse)
+                none = np.zeros(len(rows), np.uint8)
+                self._bases.write(pulse=rows, intensity=none, basis=switched[where], bit=none)
         for name, value in cell.monitors.items():
             low, high = self._monitors.get(name, (value, value))
             self._monitors[name] = min(low, value), max(high, value)
@@ -284,6 +302,9 @@ class LinkRun:
             facts = {"content": "sender", "version": "1", "pulses": "all" if full else "detected"}
             facts["period_ps"] = str(options.setup.source.period_ps)
             table = stack.enter_context(TableSink(folder / "alice.record.parquet", RECORD_COLUMNS, facts))
+            if self._bob.switches:
+                facts = facts | {"content": "receiver", "pulses": "detected"}
+                self._bases = stack.enter_context(TableSink(folder / "bob.record.parquet", RECORD_COLUMNS, facts))
         self._record = _SenderRecord(self.simulation, table, full=full)
 
 

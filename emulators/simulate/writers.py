@@ -60,15 +60,15 @@ def file_ending(format_name: str) -> str:
 
 
 def check_format(folder: Path, format_name: str, *, tick_ps: Fraction, channels: int) -> None:
-    """Find out before any work whether a format can hold the events of a tagger, by writing one.
+    """Find out before any work whether a format can hold the events of a tagger, by writing one of each input.
 
     Raises:
         ConfigurationError: It cannot, or the library for it is not installed.
     """
     probe = folder / f"probe{file_ending(format_name)}"
-    event = events_block(np.ones(1, np.int64), np.full(1, channels - 1, np.uint8), tick_ps)
+    each = events_block(np.arange(1, channels + 1), np.arange(channels, dtype=np.uint8), tick_ps)
     try:
-        write_events(probe, [event], format_name, tick_ps=tick_ps)
+        write_events(probe, [each], format_name, tick_ps=tick_ps)
     except EventFormatError as error:
         raise ConfigurationError(
             f"--format {format_name} cannot hold what this receiver writes: {error}",
