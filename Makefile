@@ -42,7 +42,7 @@ kernel_tests = PYTHONPATH=$(CURDIR)/build/judge/$@/lib $(1) $(BIN)/pytest tests/
 sanitize: $(VENV)/.dev ## the kernel tests with gcc's sanitizers of addresses and undefined behaviour
 	$(call build_judge,QKDHW_SANITIZE=1)
 	$(call kernel_tests,LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONMALLOC=malloc \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1)
+	  ASAN_OPTIONS=detect_leaks=0)
 
 bounds: $(VENV)/.dev ## the kernel tests with every index checked
 	$(call build_judge,QKDHW_CYTHON_DEBUG=1)

@@ -102,7 +102,9 @@ def test_error_names_end_in_error_and_share_one_root() -> None:
         assert each.__doc__
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.suffix == ".pyx" and p.is_relative_to(ROOT / "ext")], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if p.suffix == ".pyx" and p.is_relative_to(ROOT / "ext")], ids=name_of
+)
 def test_every_kernel_has_stub_and_test(path: Path) -> None:
     of_the_optics = path.is_relative_to(ROOT / "ext" / "optics")
     package = ROOT / "emulators" / "_optics" if of_the_optics else ROOT / "qkdhw" / "_core"
