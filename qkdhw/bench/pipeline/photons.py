@@ -72,36 +72,35 @@ class PhotonFilter:
         if len(self._rest):
             ticks = np.concatenate((self._rest.ticks, ticks))
             detectors = np.concatenate((self._rest.detectors, detectors))
-        steps = np.diff(ticks)
-        if len(steps) and int(steps.min()) < 0:
+        again = np.flatnonzero(ticks[1:] <= ticks[:-1])
+        backwards = ticks[again + 1] < ticks[again]
+        if backwards.any():
             raise NonMonotonicTimeError(
                 "detections of a piece are not in order of time",
-                index=int(np.argmax(steps < 0)) + 1,
+                index=int(again[np.argmax(backwards)]) + 1,
                 remedy="merge and sort the stream first",
             )
-        end = len(ticks) - 1
+        end = max(len(ticks) - 1, 0)
         while end > 0 and ticks[end - 1] == ticks[end]:
             end -= 1
-        end = max(end, 0)
         self._rest = Photons(ticks[end:].copy(), detectors[end:].copy())
-        return self._one_a_tick(ticks[:end], detectors[:end], steps[: max(end - 1, 0)])
+        return self._one_a_tick(Photons(ticks[:end], detectors[:end]), again[again < end])
 
     def flush(self) -> Photons:
         """Give what waits, at the end of the stream."""
         rest = self._rest
         self._rest = Photons(rest.ticks[:0], rest.detectors[:0])
-        return self._one_a_tick(rest.ticks, rest.detectors, np.diff(rest.ticks))
+        return self._one_a_tick(rest, np.arange(max(0, len(rest) - 1)))
 
-    def _one_a_tick(self, ticks: NDArray[np.int64], detectors: NDArray[np.uint8], steps: NDArray[np.int64]) -> Photons:
-        first = np.ones(len(ticks), np.bool_)
-        first[1:] = steps != 0
-        n_kept = int(np.count_nonzero(first))
-        if n_kept == len(ticks):
-            return Photons(ticks, detectors)
-        self.n_simultaneous += len(ticks) - n_kept
-        begins = np.flatnonzero(first)
-        sizes = np.diff(begins, append=len(ticks))
-        several = np.flatnonzero(sizes > 1)
-        draws = np.frombuffer(self._random_bytes(4 * len(several)), np.uint32)
-        begins[several] += (draws * sizes[several].astype(np.uint64) >> np.uint64(32)).astype(np.int64)
-        return Photons(ticks[begins], detectors[begins])
+    def _one_a_tick(self, photons: Photons, again: NDArray[np.int64]) -> Photons:
+        """Draw one of those that share a tick: each in `again` shares it with the next."""
+        if not len(again):
+            return photons
+        self.n_simultaneous += len(again)
+        begins = np.flatnonzero(np.diff(again, prepend=-2) != 1)
+        sizes = np.diff(begins, append=len(again)) + 1
+        draws = np.frombuffer(self._random_bytes(4 * len(sizes)), np.uint32).astype(np.int64)
+        kept = np.ones(len(photons), np.bool_)
+        kept[again] = kept[again + 1] = False
+        kept[again[begins] + (draws * sizes >> 32)] = True
+        return Photons(photons.ticks[kept], photons.detectors[kept])
