@@ -23,7 +23,7 @@ cdef extern from *:
         const uint64_t *word, ptrdiff_t n, int shift, int high_half_first, int64_t *time, uint8_t *channel,
         uint8_t *kind, int64_t *pattern_count, int64_t *dummies, int64_t *previous, int64_t base)
     {
-        ptrdiff_t i;
+        ptrdiff_t i, count[5] = {0};
         __m512i before = _mm512_set1_epi64(*previous), half = _mm512_set1_epi64((int64_t)1 << (63 - shift));
         for (i = 0; i + 8 <= n; i += 8) {
             __m512i w = _mm512_loadu_si512(word + i);
@@ -37,24 +37,26 @@ cdef extern from *:
             __mmask8 three = _mm512_mask_cmpeq_epi64_mask(~dummy, input, _mm512_set1_epi64(4));
             __mmask8 four = _mm512_mask_cmpeq_epi64_mask(~dummy, input, _mm512_set1_epi64(8));
             __mmask8 wrap = _mm512_cmpgt_epi64_mask(_mm512_abs_epi64(step), half);
-            unsigned simple = (dummy | one | two | three | four) & ~wrap;
-            __mmask8 done = simple & ~(simple + 1); /* the lanes below the first other one */
+            unsigned simple = (dummy | one | two | three | four) & ~wrap & 255;
             input = _mm512_mask_sub_epi64(input, three, input, _mm512_set1_epi64(1));
             input = _mm512_maskz_mov_epi64(~dummy, _mm512_mask_srli_epi64(input, four, input, 1));
             _mm512_storeu_si512(time + i, _mm512_add_epi64(raw, _mm512_set1_epi64(base)));
             _mm_storel_epi64((__m128i *)(channel + i), _mm512_cvtepi64_epi8(input));
             _mm_storel_epi64((__m128i *)(kind + i), _mm512_cvtepi64_epi8(_mm512_maskz_set1_epi64(dummy, 6)));
-            pattern_count[1] += __builtin_popcount(one & done);
-            pattern_count[2] += __builtin_popcount(two & done);
-            pattern_count[4] += __builtin_popcount(three & done);
-            pattern_count[8] += __builtin_popcount(four & done);
-            *dummies += __builtin_popcount(dummy & done);
+            unsigned done = simple == 255 ? 255 : simple & ~(simple + 1); /* the lanes below the first other one */
+            count[0] += __builtin_popcount(one & done);
+            count[1] += __builtin_popcount(two & done);
+            count[2] += __builtin_popcount(three & done);
+            count[3] += __builtin_popcount(four & done);
+            count[4] += __builtin_popcount(dummy & done);
             if (simple != 255) {
                 i += __builtin_popcount(done);
                 break;
             }
             before = raw;
         }
+        for (int bit = 0; bit < 4; bit++) pattern_count[1 << bit] += count[bit];
+        *dummies += count[4];
         if (i) *previous = time[i - 1] - base;
         return i;
     }

@@ -20,7 +20,7 @@ import oracle_qcrypto
 import oracle_qutag
 
 RECORDS = 2_000_000
-PIECE = 1 << 15
+PIECE = 1 << 13
 ROUNDS = 7
 
 
@@ -153,8 +153,8 @@ def test_bench_qcrypto(benchmark, words):
     """In memory. fpfind's reader gives one row a word; dummies, several inputs and wraps are left to its user."""
     fpfind = pytest.importorskip("fpfind")
     read_buffer = pytest.importorskip("fpfind.lib.parse_timestamps").read_a1_from_buffer
-    pieces, data = in_pieces(words, PIECE // 4), words.tobytes()
-    decode, columns, state = word_decoder(PIECE // 4)
+    pieces, data = in_pieces(words, PIECE // 2), words.tobytes()
+    decode, columns, state = word_decoder(PIECE // 2)
     exact = {"resolution": fpfind.TSRES.PS4, "fractional": False}
 
     def kernel():
@@ -184,8 +184,8 @@ def test_bench_qcrypto_file(benchmark, words, tmp_path):
     read_a1 = pytest.importorskip("fpfind.lib.parse_timestamps").read_a1
     path = tmp_path / "x.ts"
     words.tofile(path)
-    decode, _, state = word_decoder(PIECE // 4)
-    piece = np.empty(PIECE // 4, np.uint64)
+    decode, _, state = word_decoder(PIECE // 2)
+    piece = np.empty(PIECE // 2, np.uint64)
 
     def kernel():
         state[:] = -1, 0, 0, 0, -1
