@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +51,12 @@ def detect_format(path: Path) -> str:
             return name
     if not head:
         raise EventFormatError(f"{path} is empty", offset_bytes=0, remedy="record it again")
+    if epochs := _fitting_epochs(head):
+        return epochs
     # The last line of a short text may lack its line end.
     fitting = _fitting_layouts(head if last or not head[-1:].isalnum() else head + b"\n")
-    fitting += _fitting_epochs(head) or (_dump(head) if not fitting else [])
+    if not fitting and _is_dump(head):
+        return "swabian-dump"
     if len(fitting) == 1:
         return fitting[0]
     if len(fitting) > 1:
@@ -103,19 +107,18 @@ def _looks_like_events(word: NDArray[np.uint64], time_bits: int) -> bool:
     return bool(right.all()) and 2 * named > len(word) and 4 * backward <= len(word)
 
 
-def _fitting_epochs(head: bytes) -> list[str]:
-    """Name the type of epoch file whose header a file begins with."""
-    for packet_type, name in ((1, "qcrypto-t1"), (2, "qcrypto-t2")):
+def _fitting_epochs(head: bytes) -> str:
+    """Name the type of epoch file that a file begins like, or nothing."""
+    packet_types: tuple[Literal[1, 2], ...] = (1, 2)
+    for packet_type in packet_types:
         with suppress(EventFormatError):
-            PacketHeader.parse(head, packet_type)  # type: ignore[arg-type]
-            return [name]
-    return []
+            PacketHeader.parse(head, packet_type)
+            return f"qcrypto-t{packet_type}"
+    return ""
 
 
-def _dump(head: bytes) -> list[str]:
-    """Name the Swabian Dump if the first records are all possible."""
-    decoder = swabian.DumpDecoder()
+def _is_dump(head: bytes) -> bool:
+    """Say whether the first records could be a Swabian Dump's."""
     with suppress(EventFormatError):
-        if len(decoder.feed(head)):
-            return ["swabian-dump"]
-    return []
+        return len(swabian.DumpDecoder().feed(head)) > 0
+    return False
