@@ -27,7 +27,7 @@ from qkdhw.quantities import PS_PER_S
 
 MAX_OFFSET_S = 0.1
 RESOLUTION_PS = 1000.0
-MAX_BINS = 1 << 20
+MAX_BINS = 1 << 21
 SPAN_S = 2.0
 _MIN_EVENTS = 16
 _MIN_BINS = 1 << 14

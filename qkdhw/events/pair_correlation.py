@@ -135,10 +135,10 @@ class PairPeak:
 
     Attributes:
         clock: Its reference is the middle of the window; right within two bins there if the peak is significant.
-        pairs: Coincidences of the peak's bin above the background; three quarters of the true pairs or fewer.
-        background: Accidental coincidences to a bin.
-        log_p: Logarithm of the probability that a given bin has as many coincidences by accident.
-        looks: How many bins of how many rates were looked at.
+        pairs: Coincidences of the peak above the background: one bin, or two beside each other.
+        background: Accidental coincidences in as many bins.
+        log_p: Logarithm of the probability that given bins have as many coincidences by accident.
+        looks: How many bins, and pairs of bins, of how many rates were looked at.
     """
 
     clock: PairClock
@@ -177,26 +177,33 @@ def find_pair_peak(
     a_spectra = [_spectrum(part, first, ONE_Q48, window).conj() for part, first in zip(a_parts, firsts, strict=True)]
     step = middle.rate_q48 / window.coherence
     steps = max(0, math.ceil(max_error * window.coherence - 0.5))
-    height, lag, found, background, best = -math.inf, 0, middle, 0.0, np.zeros(0, np.float32)
+    best: tuple[float, int, int, NDArray[np.float32], float, PairClock] | None = None
     for coarse in range(-round(steps / window.count), round(steps / window.count) + 1):
         turned = middle.rebased(window.middle_ticks, stretch_q48=round(coarse * window.count * step))
-        rows, accidentals = _correlate(a_parts, a_spectra, b_ticks, turned, window, firsts)
+        rows, background = _correlate(a_parts, a_spectra, b_ticks, turned, window, firsts)
         for fine in range(-(window.count // 2), window.count // 2 + 1):
             if abs(coarse * window.count + fine) > steps:
                 continue
             excess = _add_moved(rows, fine, window)
-            zero = len(excess) // 2
-            place = zero - window.lags + int(np.argmax(excess[zero - window.lags : zero + window.lags + 1]))
-            if excess[place] > height:
-                height, lag, background, best = float(excess[place]), place - zero, accidentals, excess
-                found = turned.rebased(window.middle_ticks, stretch_q48=round(fine * step))
+            # An offset between two bins leaves half of the pairs in each: they are looked at together as well.
+            for width, sums in ((1, excess), (2, excess[:-1] + excess[1:])):
+                first = len(excess) // 2 - window.lags
+                place = first + int(np.argmax(sums[first : first + 2 * window.lags + 1]))
+                height = float(sums[place]) / math.sqrt(width)
+                if best is None or height > best[0]:
+                    stretched = turned.rebased(window.middle_ticks, stretch_q48=round(fine * step))
+                    best = height, width, place, sums, width * background, stretched
+    if best is None:
+        raise ValueError("a window needs a bin and a lag at least")
+    _, width, place, sums, background, found = best
     bin_q32 = (found.rate_q48 << window.period_log2 >> 16) // window.bins
+    half_bins = 2 * (place - (len(sums) + width - 1) // 2) + width - 1
     return PairPeak(
-        clock=found.rebased(window.middle_ticks, shift_q32=lag * bin_q32),
-        pairs=height,
+        clock=found.rebased(window.middle_ticks, shift_q32=half_bins * bin_q32 // 2),
+        pairs=float(sums[place]),
         background=background,
-        log_p=_peak_log_p(best, len(best) // 2 + lag, background),
-        looks=(2 * steps + 1) * (2 * window.lags + 1),
+        log_p=_peak_log_p(sums, place, background),
+        looks=2 * (2 * steps + 1) * (2 * window.lags + 1),
     )
 
 

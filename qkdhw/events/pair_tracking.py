@@ -25,6 +25,7 @@ from qkdhw.quantities import PS_PER_S
 EPOCH_S = 0.536870912  # 2^32 ticks of 125 ps: the epoch of the qcrypto programs
 SEARCH_OFFSET_S = 0.01
 SEARCH_PPM = 0.5
+SEARCH_BINS = 1 << 20
 _OFFSET_GAIN = 0.75
 _RATE_GAIN = _OFFSET_GAIN**2 / (2 - _OFFSET_GAIN)  # critically damped
 _PEAK = 3  # columns taken for the peak
@@ -81,6 +82,7 @@ class PairTracker:
         resolution_ps: Width of a column: about as wide as the peak. Rounded down to 2^n ticks of B.
         search_offset_s: How far a lost offset is searched for.
         search_ppm: How far the rate may have changed by then, parts per million.
+        search_bins: As `max_bins` of `align_pairs`: more find fewer pairs and take longer.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class PairTracker:
         resolution_ps: float = RESOLUTION_PS,
         search_offset_s: float = SEARCH_OFFSET_S,
         search_ppm: float = SEARCH_PPM,
+        search_bins: int = SEARCH_BINS,
     ) -> None:
         self._clock = clock
         self._state = TrackingState.TRACKING
@@ -101,6 +104,7 @@ class PairTracker:
         self._bin_shift = math.floor(self._resolution_ticks * ONE_TICK_Q32).bit_length() - 1
         self._reach_ticks = math.ceil(Fraction(search_offset_s) * PS_PER_S / a_tick_ps)
         self._search_ppm = search_ppm
+        self._search_bins = search_bins
         self._first_ticks: int | None = None
         self._lost_epochs = 0
         self._a_ticks = np.empty(0, np.int64)
@@ -229,6 +233,7 @@ class PairTracker:
                 max_ppm=self._search_ppm,
                 resolution_ticks=self._resolution_ticks,
                 span_ticks=self._epoch_ticks,
+                max_bins=self._search_bins,
             ).clock
         except ClockAlignmentError:
             return None
