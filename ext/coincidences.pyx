@@ -4,18 +4,18 @@ A pair (i, j) of `first` and `second` is a coincidence if low <= second[j] - fir
 every such pair counts; or each event has one partner at most, the earliest that is free.
 
 A scan of two streams with a branch a step costs a misprediction for every change of the stream that is ahead. Here a
-step has no branch (comparisons are added to the indices), and as it then waits for its own loads, four scans of
-neighbouring parts of the streams run side by side. Streams are taken tile by tile, so that the check of their order
-and the scan read a tile from memory once.
+step has no branch (comparisons are added to the indices), and as it then waits for its own loads, eight scans of
+neighbouring parts of the streams run side by side. Streams are taken tile by tile, so that the check of their order and
+the scan read a tile from memory once.
 
 Times lie within +-2^62 ticks, low and high within +-2^61, so no sum or difference leaves 64 bits. Arrival times
 decide the control flow; nothing here knows of key bits.
 """
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint64_t, uint8_t
 
 cdef enum:
-    LANES = 4
+    LANES = 8
     TILE = 262144          # singles a tile: 2 MiB of times
     MIN_STEPS = 16         # with fewer steps left than this a lane is finished alone
     MAX_WALK = 1024        # events looked at for a gap between two lanes
@@ -35,13 +35,27 @@ cdef struct Lanes:
     Py_ssize_t used            # lanes that have a part of the tile
 
 
-cdef inline int64_t descends(const int64_t[::1] time_ticks, Py_ssize_t begin, Py_ssize_t end) except? -1 nogil:
-    """Return a negative number if an event of begin .. end - 1 is earlier than the one before it."""
-    cdef int64_t signs = 0
+cdef inline int64_t delay_of(int64_t second, int64_t first) noexcept nogil:
+    """Return the difference; of times that are out of range, which a later tile's check finds, a wrong one."""
+    return <int64_t>(<uint64_t>second - <uint64_t>first)
+
+
+cdef inline bint is_sorted(const int64_t[::1] time_ticks, Py_ssize_t begin, Py_ssize_t end) except -1 nogil:
+    """Whether no event of begin .. end - 1 is earlier than the one before it and all lie within +-2^62 ticks.
+
+    The sign bits of all differences are gathered, and those of t ^ 2t: the two highest bits of t differ if it is far.
+    """
+    cdef uint64_t here, last, signs = 0
     cdef Py_ssize_t i
-    for i in range(max(begin, 1), end):
-        signs |= time_ticks[i] - time_ticks[i - 1]
-    return signs & (<int64_t>1 << 63)
+    if begin == 0 and end > 0:
+        if not -TIME_LIMIT < time_ticks[0] < TIME_LIMIT:
+            return False
+        begin = 1
+    for i in range(begin, end):
+        here = <uint64_t>time_ticks[i]
+        last = <uint64_t>time_ticks[i - 1]
+        signs |= (here - last) | (here ^ (here << 1))
+    return signs >> 63 == 0
 
 
 cdef inline Py_ssize_t lower_bound(
@@ -67,17 +81,11 @@ cdef inline Py_ssize_t split(
     cdef Py_ssize_t middle
     while begin < end:
         middle = (begin + end) >> 1
-        if first[middle] + shift < second[total - 1 - middle]:
+        if delay_of(second[total - 1 - middle], first[middle]) > shift:
             begin = middle + 1
         else:
             end = middle
     return begin
-
-
-cdef bint in_range(const int64_t[::1] time_ticks) except -1 nogil:
-    """Whether a sorted stream lies within +-2^62 ticks."""
-    cdef Py_ssize_t n = time_ticks.shape[0]
-    return n == 0 or (time_ticks[0] > -TIME_LIMIT and time_ticks[n - 1] < TIME_LIMIT)
 
 
 def check_window(int64_t low, int64_t high):
@@ -92,7 +100,7 @@ def first_descent(const int64_t[::1] time_ticks not None):
     cdef Py_ssize_t i = n
     cdef int64_t last = -TIME_LIMIT + 1
     with nogil:
-        if descends(time_ticks, 0, n) < 0 or not in_range(time_ticks):
+        if not is_sorted(time_ticks, 0, n):
             for i in range(n):
                 if time_ticks[i] < last or time_ticks[i] >= TIME_LIMIT:
                     break
@@ -168,7 +176,7 @@ cdef int64_t scan_all(
     while total < size:
         total_end = min(total + TILE, size)
         i_end = split(first, second, high, total_end)
-        if descends(first, i, i_end) < 0 or descends(second, total - i, total_end - i_end) < 0:
+        if not is_sorted(first, i, i_end) or not is_sorted(second, total - i, total_end - i_end):
             return -1
         if i_end > i:
             place_all(first, second, low, high, i, i_end, j, total, total_end, found, &lanes)
@@ -182,7 +190,7 @@ cdef int64_t scan_all(
             j = lanes.j[LANES - 1]
         i = i_end
         total = total_end
-    return found if in_range(first) and in_range(second) else -1
+    return found
 
 
 cdef int place_all(
@@ -216,7 +224,7 @@ cdef inline int64_t step_all(
     cdef Py_ssize_t j[LANES]
     cdef Py_ssize_t above[LANES]
     cdef Py_ssize_t out[LANES]
-    cdef Py_ssize_t lane, step, steps, below, inside, done
+    cdef Py_ssize_t lane, step, steps, below, inside, stays
     cdef int64_t ticks, pairs = 0
     while True:
         steps = TILE
@@ -228,19 +236,19 @@ cdef inline int64_t step_all(
         for step in range(steps):
             for lane in range(LANES):
                 ticks = first[i[lane]]
-                below = second[j[lane]] - ticks < low
-                inside = second[above[lane]] - ticks <= high
-                done = (below | inside) ^ 1
+                below = delay_of(second[j[lane]], ticks) < low
+                inside = delay_of(second[above[lane]], ticks) <= high
+                stays = (below | inside) - 1  # all bits if the window stands: the event is done with
                 if write:
                     anchor[out[lane]] = i[lane]
                     begin[out[lane]] = j[lane]
                     number[out[lane]] = above[lane] - j[lane]
-                    out[lane] += done & (above[lane] > j[lane])
+                    out[lane] += (above[lane] > j[lane]) & stays
                 else:
-                    pairs += (above[lane] - j[lane]) & -done
+                    pairs += (above[lane] - j[lane]) & stays
                 j[lane] += below
                 above[lane] += inside
-                i[lane] += done
+                i[lane] -= stays
         for lane in range(LANES):
             lanes.i[lane], lanes.j[lane], lanes.above[lane], lanes.out[lane] = i[lane], j[lane], above[lane], out[lane]
 
@@ -256,9 +264,9 @@ cdef int64_t finish_all(
         j = lanes.j[lane]
         above = lanes.above[lane]
         for i in range(lanes.i[lane], lanes.i_end[lane]):
-            while above < second.shape[0] and second[above] - first[i] <= high:
+            while above < second.shape[0] and delay_of(second[above], first[i]) <= high:
                 above += 1
-            while j < above and second[j] - first[i] < low:
+            while j < above and delay_of(second[j], first[i]) < low:
                 j += 1
             pairs += above - j
             if write and above > j:
@@ -355,7 +363,7 @@ cdef int64_t scan_one(
     while total < size:
         total_end = min(total + TILE, size)
         i_end = split(first, second, shift, total_end)
-        if descends(first, i_seen, i_end) < 0 or descends(second, total - i_seen, total_end - i_end) < 0:
+        if not is_sorted(first, i_seen, i_end) or not is_sorted(second, total - i_seen, total_end - i_end):
             return -1
         place_one(first, second, low, high, i, j, i_end, total_end - i_end, pairs, &lanes)
         if write:
@@ -370,7 +378,7 @@ cdef int64_t scan_one(
         i_seen = i_end
         total = total_end
     state[0] = j
-    return pairs if in_range(first) and in_range(second) else -1
+    return pairs
 
 
 cdef int place_one(
@@ -390,10 +398,10 @@ cdef int place_one(
             for walked in range(MAX_WALK):
                 if i >= i_end or j >= j_end:
                     break
-                if (i == 0 or second[j] - first[i - 1] > high) and (j == 0 or second[j - 1] - first[i] < low):
+                if (i == 0 or delay_of(second[j], first[i - 1]) > high) and (j == 0 or delay_of(second[j - 1], first[i]) < low):
                     lanes.used += 1
                     break
-                if first[i] + shift < second[j]:
+                if delay_of(second[j], first[i]) > shift:
                     i += 1
                 else:
                     j += 1
@@ -432,7 +440,7 @@ cdef inline int64_t step_one(
             return pairs
         for step in range(steps):
             for lane in range(LANES):
-                delay = second[j[lane]] - first[i[lane]]
+                delay = delay_of(second[j[lane]], first[i[lane]])
                 i_moves = delay >= low
                 j_moves = delay <= high
                 if write:
@@ -456,7 +464,7 @@ cdef int64_t finish_one(
     for lane in range(LANES):
         i, j = lanes.i[lane], lanes.j[lane]
         while i < lanes.i_end[lane] and j < lanes.j_end[lane]:
-            delay = second[j] - first[i]
+            delay = delay_of(second[j], first[i])
             if low <= delay <= high:
                 if write:
                     index_first[lanes.out[lane]] = i
