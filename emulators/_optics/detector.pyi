@@ -31,14 +31,17 @@ class DetectorChain:
         gate_centre_ps: float = 0,
     ) -> Self: ...
     def set_noise(self, dark_hz: float, background_hz: float) -> None: ...
-    def detect(
-        self,
-        time_ps: NDArray[np.float64],
-        bright: NDArray[np.uint8],
-        number: NDArray[np.int64],
-        horizon_ps: float,
-        click_ps: NDArray[np.float64],
-        cause: NDArray[np.uint8],
-        origin: NDArray[np.int64],
-    ) -> tuple[int, int]: ...
     def rebase(self, cell_ps: int) -> None: ...
+
+def detect(
+    chains: list[DetectorChain],
+    time_ps: NDArray[np.float64],
+    detector: NDArray[np.uint8],
+    bright: NDArray[np.uint8],
+    number: NDArray[np.int64],
+    horizon_ps: float,
+    click_ps: NDArray[np.float64],
+    channel: NDArray[np.uint8],
+    cause: NDArray[np.uint8],
+    origin: NDArray[np.int64],
+) -> tuple[int, int]: ...

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Self, final
 
 import numpy as np
@@ -8,7 +9,7 @@ class Tagger:
     def __new__(
         cls,
         bit_generator: np.random.BitGenerator,
-        n_channels: int,
+        skew_ps: Sequence[float],
         *,
         tick_ps: float,
         noise_ps: float = 0,
@@ -19,14 +20,13 @@ class Tagger:
     def tick_at(self, time_ps: float, begin_tick: int, begin_ps: float, rate: float) -> int: ...
     def add(
         self,
-        channel: int,
         time_ps: NDArray[np.float64],
+        channel: NDArray[np.uint8],
         cause: NDArray[np.uint8],
         origin: NDArray[np.int64],
         begin_tick: int,
         begin_ps: float,
         rate: float,
-        skew_ps: float,
     ) -> None: ...
     def merge(
         self,

@@ -32,7 +32,7 @@ SAFE_SIGMAS = 10
 LEAST_SET_BACK_PS = 1000.0
 MOST_EARLY_NOISE = 20_000_000
 PATTERN_BINS = 256
-FEWEST_CLICKS = 4096
+CLICKS_AT_A_TIME = 8192
 EARLIEST_TICK = -(1 << 62)
 
 # Streams of a purpose; those below are of the detectors, by index.
@@ -124,13 +124,12 @@ class Detection:
             build_chain(d, receiver.gate, period_ps, *noise[i], bit_generator=self._stream(i))
             for i, d in enumerate(receiver.detectors)
         ]
-        skew = tagger_setup.skew_ps
-        self._skew_ps = [skew[i] if i < len(skew) else 0.0 for i in range(len(self._chains))]
+        skew_ps = [*tagger_setup.skew_ps, *[0.0] * len(self._chains)][: len(self._chains)]
         jitter_ps = max(math.hypot(d.jitter_ps, tagger_setup.noise_ps) for d in receiver.detectors)
-        self._hold_ps = EARLY_PS + SAFE_SIGMAS * jitter_ps + max(0.0, -min(self._skew_ps))
+        self._hold_ps = EARLY_PS + SAFE_SIGMAS * jitter_ps + max(0.0, -min(skew_ps))
         self._tagger = tagger.Tagger(
             self._stream(TAGGER_STREAM),
-            len(self._chains),
+            skew_ps,
             tick_ps=tagger_setup.tick_fs / 1000,
             noise_ps=tagger_setup.noise_ps,
             bin_edges=bin_edges(tagger_setup.non_linearity, self._stream(PATTERN_STREAM)),
@@ -147,7 +146,12 @@ class Detection:
         self._arrivals = 0
         self._end_ticks = EARLIEST_TICK
         self._carried = _NOTHING
-        self._room = FEWEST_CLICKS
+        self._clicks = (
+            np.empty(CLICKS_AT_A_TIME),
+            np.empty(CLICKS_AT_A_TIME, np.uint8),
+            np.empty(CLICKS_AT_A_TIME, np.uint8),
+            np.empty(CLICKS_AT_A_TIME, np.int64),
+        )
 
     @property
     def latched(self) -> tuple[bool, ...]:
@@ -181,26 +185,27 @@ class Detection:
         """
         self._obey(condition)
         clock = self._oscillator.advance(cell_index, condition)
-        before: list[_Columns] = []
+        before: _Columns | None = None
         if cell_index == 0:
             self._wait_for_light(clock)
         elif self._oscillator.set_back_ps >= LEAST_SET_BACK_PS:
-            before = [self._merge(self._tagger.flush)]
+            before = self._merge(self._tagger.flush)
             self._end_ticks = EARLIEST_TICK
         horizon_ps = float(self._cell_ps - EARLY_PS)
-        per_detector = self._by_detector(arrivals, horizon_ps)
-        for channel, (chain, light) in enumerate(zip(self._chains, per_detector, strict=True)):
-            for clicks in self._clicks(chain, light, horizon_ps):
-                self._tagger.add(channel, *clicks, *clock, self._skew_ps[channel])
-            chain.rebase(self._cell_ps)
+        first, rest = self._in_order(arrivals)
+        until_ps = min(horizon_ps, float(rest.time_ps[0])) if len(rest.time_ps) else horizon_ps
+        left = self._detect(first, until_ps, clock).followed_by(self._detect(rest, horizon_ps, clock))
+        self._carried = _Pending(left.time_ps - self._cell_ps, left.detector, left.bright, left.number)
+        self._rebase(self._cell_ps)
         self._end_ticks = max(self._end_ticks, self._tagger.tick_at(self._cell_ps - self._hold_ps, *clock))
         now = self._merge(partial(self._tagger.merge, self._end_ticks))
-        parts = [*before, now]
+        if before is None:
+            return DetectedEvents(*now, end_ticks=self._end_ticks)
         return DetectedEvents(
-            ticks=np.concatenate([part[0] for part in parts]),
-            channel=np.concatenate([part[1] for part in parts]),
-            cause=np.concatenate([part[2] for part in parts]),
-            arrival=np.concatenate([part[3] for part in parts]),
+            ticks=np.concatenate((before[0], now[0])),
+            channel=np.concatenate((before[1], now[1])),
+            cause=np.concatenate((before[2], now[2])),
+            arrival=np.concatenate((before[3], now[3])),
             end_ticks=self._end_ticks,
         )
 
@@ -210,10 +215,8 @@ class Detection:
         while left_ps:
             step_ps = min(left_ps, self._cell_ps)
             horizon_ps = float(step_ps if left_ps > step_ps else max(0, step_ps - EARLY_PS))
-            for channel, chain in enumerate(self._chains):
-                for click_ps, cause, origin in self._clicks(chain, _NOTHING, horizon_ps):
-                    self._tagger.add(channel, click_ps - left_ps, cause, origin, *clock, self._skew_ps[channel])
-                chain.rebase(step_ps)
+            self._detect(_NOTHING, horizon_ps, clock, before_ps=left_ps)
+            self._rebase(step_ps)
             left_ps -= step_ps
 
     def _obey(self, condition: LinkCondition) -> None:
@@ -224,32 +227,41 @@ class Detection:
                 chain.latched = True
             self._was_latched[i] = now.latched
 
-    def _by_detector(self, arrivals: Light, horizon_ps: float) -> list[_Pending]:
-        """Put carried and new light in order, keep back what comes after the horizon, and part the rest."""
-        number = np.arange(self._arrivals, self._arrivals + len(arrivals.time_ps))
-        self._arrivals += len(arrivals.time_ps)
-        light = self._carried.followed_by(_Pending(arrivals.time_ps, arrivals.detector, arrivals.bright, number))
-        if len(light.detector) and light.detector.max() >= len(self._chains):
-            raise ConfigurationError(f"light for detector {light.detector.max()}: there are {len(self._chains)}")
-        cut = int(np.searchsorted(light.time_ps, horizon_ps))
-        late = light.part(slice(cut, None))
-        self._carried = _Pending(late.time_ps - self._cell_ps, late.detector, late.bright, late.number)
-        return [light.part(np.flatnonzero(light.detector[:cut] == i)) for i in range(len(self._chains))]
+    def _in_order(self, arrivals: Light) -> tuple[_Pending, _Pending]:
+        """Return carried light in order with all new light that does not come after it, and the rest of the new."""
+        n = len(arrivals.time_ps)
+        if n and arrivals.detector.max() >= len(self._chains):
+            raise ConfigurationError(f"light for detector {arrivals.detector.max()}: there are {len(self._chains)}")
+        number = np.arange(self._arrivals, self._arrivals + n)
+        self._arrivals += n
+        new = _Pending(
+            np.ascontiguousarray(arrivals.time_ps),
+            np.ascontiguousarray(arrivals.detector),
+            np.ascontiguousarray(arrivals.bright),
+            number,
+        )
+        among = 0
+        if len(self._carried.time_ps):
+            among = int(np.searchsorted(new.time_ps, self._carried.time_ps[-1], side="right"))
+        return self._carried.followed_by(new.part(slice(among))), new.part(slice(among, None))
 
-    def _clicks(
-        self, chain: detector.DetectorChain, light: _Pending, horizon_ps: float
-    ) -> list[tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.int64]]]:
-        """Run a detector to the horizon."""
-        found, used = [], 0
-        self._room = max(self._room, len(light.time_ps) * 5 // 4)
-        while True:
-            out = np.empty(self._room), np.empty(self._room, np.uint8), np.empty(self._room, np.int64)
-            rest = slice(used, None)
-            more, n = chain.detect(light.time_ps[rest], light.bright[rest], light.number[rest], horizon_ps, *out)
-            used += more
-            found.append((out[0][:n], out[1][:n], out[2][:n]))
-            if n < self._room:
-                return found
+    def _detect(self, light: _Pending, horizon_ps: float, clock: Reading, before_ps: int = 0) -> _Pending:
+        """Run the detectors to a horizon, register their clicks `before_ps` earlier, and return what light is left."""
+        click_ps, channel, cause, origin = self._clicks
+        n = CLICKS_AT_A_TIME
+        while n == CLICKS_AT_A_TIME:
+            used, n = detector.detect(
+                self._chains, light.time_ps, light.detector, light.bright, light.number, horizon_ps, *self._clicks
+            )
+            light = light.part(slice(used, None))
+            if before_ps:
+                click_ps[:n] -= before_ps
+            self._tagger.add(click_ps[:n], channel[:n], cause[:n], origin[:n], *clock)
+        return light
+
+    def _rebase(self, step_ps: int) -> None:
+        for chain in self._chains:
+            chain.rebase(step_ps)
 
     def _merge(self, give: Callable[..., int]) -> _Columns:
         """Take out what the tagger gives: ticks from its start at 0 on, channels, causes and origins."""

@@ -1,22 +1,24 @@
-"""Turn the light that reaches one detector into clicks.
+"""Turn the light that reaches detectors into clicks.
 
 Photons, noise and afterpulses are taken in the order of their times; each may be refused by the gate, the dead time, the
 recovery after it, blinding or latching. What follows from a click (dead time, afterpulses) is at its true time; jitter
 is in the registered time alone. State survives from cell to cell, so cells may be of any length.
 
-Random numbers are drawn in the order of the events and nothing else, with NumPy's C distributions: a readable oracle
-with a `numpy.random.Generator` on the same bits gives the same clicks. What has a probability exp(-x) happens if an
-exponential variate is above x; what happens to a fixed share of the clicks is counted down to, from a geometric variate.
+All detectors are gone through together, so that their clicks come in one order of time. Each has a random stream of its
+own, drawn from in the order of its events and nothing else, normal and exponential variates 64 at a time: a readable
+oracle on the same stream gives the same clicks. What has a probability exp(-x) happens if an exponential variate is
+above x; what happens to a fixed share of the clicks is counted down to, from a geometric variate.
 """
 
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY, ceil, exp, fabs, floor, isfinite, log, log1p, pow
 from libc.stdint cimport int64_t, uint8_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
 from numpy.random cimport bitgen_t
 
-from draw cimport draw_exponential, draw_normal, draw_prepare, draw_seed, draw_t, draw_uniform
+from draw cimport draw_exponentials, draw_normals, draw_prepare, draw_seed, draw_t, draw_uniform
+from heap cimport heap_add, heap_drop, heap_t
 
 draw_prepare()
 
@@ -28,13 +30,13 @@ cdef enum:
     BRIGHT = 4
     LATCH_CLICKS = 1024
     MAX_COMPONENTS = 8
+    MAX_DETECTORS = 8
+    BLOCK = 64  # normal or exponential variates that are drawn at a time
 
 cdef double PER_HZ_PS = 1e-12
 cdef double MOST_HZ = 1e12
 cdef double LONGEST_PS = 1e18
 cdef double FOUR_LN_2 = 2.772588722239781
-# After 40 time constants the recovery differs from 1 by less than a double can say.
-cdef double RECOVERED = 40.0
 
 
 def _check(name, double value, double most):
@@ -105,9 +107,12 @@ cdef class DetectorChain:
     cdef public bint dead
     cdef public bint latched
     cdef draw_t _draws
+    cdef double[BLOCK] _normals
+    cdef double[BLOCK] _exponentials
+    cdef int _n_normals, _n_exponentials  # that are left
     cdef double _now, _live_from
     cdef double _noise_rate, _dark_share, _noise_next, _noise_gate, _noise_phase
-    cdef double _dead_ps, _per_recovery_ps
+    cdef double _dead_ps, _recovery_ps, _recovers_ps
     cdef bint _paralysable
     cdef double _children, _childless, _birth_scale, _until_birth
     cdef int _n_components
@@ -119,8 +124,7 @@ cdef class DetectorChain:
     cdef int _clicks
     cdef int64_t _period_ps
     cdef double _per_period, _width_ps, _per_fwhm_ps, _centre_ps
-    cdef double* _due
-    cdef Py_ssize_t _n_due, _room_due
+    cdef heap_t _due
 
     def __cinit__(
         self, bit_generator, *, double dark_hz=0, double background_hz=0, double dead_time_ps=0, bint paralysable=False,
@@ -146,7 +150,7 @@ cdef class DetectorChain:
         _check("child_probability and power_law, the sum", sum(child_probability) + power_law[0], 1)
         draw_seed(&self._draws, <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator"))
         self._dead_ps, self._paralysable = dead_time_ps, paralysable
-        self._per_recovery_ps = 1 / recovery_ps if recovery_ps > 0 else 0
+        self._recovery_ps = recovery_ps
         self._children = power_law[0]
         self._exponent, self._from_ps, self._to_ps = power_law[1], power_law[2], power_law[3]
         self._n_components = len(child_tau_ps)
@@ -169,7 +173,7 @@ cdef class DetectorChain:
         self.set_noise(dark_hz, background_hz)
 
     def __dealloc__(self):
-        free(self._due)
+        free(self._due.at)
 
     def set_noise(self, double dark_hz, double background_hz):
         """Change the noise from the last horizon on; drawing again is exact, for an exponential wait has no memory.
@@ -195,42 +199,6 @@ cdef class DetectorChain:
         self._noise_next = self._now
         self._draw_noise()
 
-    def detect(
-        self,
-        const double[::1] time_ps not None,
-        const uint8_t[::1] bright not None,
-        const int64_t[::1] number not None,
-        double horizon_ps,
-        double[::1] click_ps not None,
-        uint8_t[::1] cause not None,
-        int64_t[::1] origin not None,
-    ):
-        """Go on to a horizon.
-
-        Args:
-            time_ps: float64 (n,), arrivals since the cell's begin, rising; those from the horizon on are left.
-            bright: uint8 (n,), 1 for light that clicks whatever the gate, the recovery and blinding.
-            number: int64 (n,), numbers of the arrivals, for `origin`.
-            horizon_ps: Where to stop.
-            click_ps: float64, out: registered times, in the order of the true ones.
-            cause: uint8, out: 0 photon, 1 dark count, 2 afterpulse, 3 background, 4 bright light.
-            origin: int64, out: number of the arrival, -1 for the others.
-
-        Returns:
-            How many arrivals were used and how many clicks written. If as many as there is room for, call again.
-
-        Raises:
-            ValueError: The arrays of the arrivals, or those of the clicks, differ in length.
-        """
-        cdef Py_ssize_t used = 0, written = 0
-        if not (time_ps.shape[0] == bright.shape[0] == number.shape[0]):
-            raise ValueError("time_ps, bright and number: lengths differ")
-        if not (click_ps.shape[0] == cause.shape[0] == origin.shape[0]):
-            raise ValueError("click_ps, cause and origin: lengths differ")
-        with nogil:
-            self._detect(time_ps, bright, number, horizon_ps, click_ps, cause, origin, &used, &written)
-        return used, written
-
     def rebase(self, int64_t cell_ps):
         """Count times from `cell_ps` later on.
 
@@ -248,48 +216,24 @@ cdef class DetectorChain:
         self._noise_next -= cell_ps
         self._noise_gate -= cell_ps // self._period_ps
         self._clicks_since -= cell_ps
-        for i in range(self._n_due):
-            self._due[i] -= cell_ps
+        for i in range(self._due.n):
+            self._due.at[i] -= cell_ps
 
-    cdef int _detect(
-        self, const double[::1] time_ps, const uint8_t[::1] bright, const int64_t[::1] number, double horizon,
-        double[::1] click_ps, uint8_t[::1] cause, int64_t[::1] origin, Py_ssize_t* used, Py_ssize_t* written,
-    ) except -1 nogil:
-        cdef Py_ssize_t i = 0, n = 0, n_arrivals = time_ps.shape[0], room = click_ps.shape[0]
-        cdef double t, due
+    cdef inline double _soonest(self) noexcept nogil:
+        """When noise or a child comes next."""
+        cdef double due = self._due.at[0] if self._due.n else INFINITY
+        return min(self._noise_next, due)
+
+    cdef int _meet_soonest(self) except -2 nogil:
+        """Take what comes next of noise and children; return the cause of a click, or -1."""
+        cdef double t = self._soonest()
         cdef int why
-        while n < room:
-            t = time_ps[i] if i < n_arrivals else INFINITY
-            due = self._due[0] if self._n_due else INFINITY
-            if t <= self._noise_next and t <= due:
-                if t >= horizon:
-                    break
-                why = self._meet_light(t, bright[i])
-                origin[n] = number[i]
-                i += 1
-            elif self._noise_next <= due:
-                t = self._noise_next
-                if t >= horizon:
-                    break
-                why = self._meet_noise(t)
-                origin[n] = -1
-                self._draw_noise()
-            else:
-                t = due
-                if t >= horizon:
-                    break
-                self._drop_due()
-                why = AFTERPULSE if self._hears() and self._is_live(t) else -1
-                origin[n] = -1
-            if why >= 0:
-                click_ps[n] = self._click(t)
-                cause[n] = <uint8_t>why
-                n += 1
-        if n < room:
-            self._now = horizon
-        used[0] = i
-        written[0] = n
-        return 0
+        if self._noise_next <= t:
+            why = self._meet_noise(t)
+            self._draw_noise()
+            return why
+        heap_drop(&self._due)
+        return AFTERPULSE if self._hears() and self._is_live(t) else -1
 
     cdef inline bint _hears(self) noexcept nogil:
         """Whether anything but bright light can make it click."""
@@ -324,13 +268,18 @@ cdef class DetectorChain:
 
     cdef inline bint _is_live(self, double t) noexcept nogil:
         """Whether dead time and recovery let a click be."""
-        cdef double since
         if self._in_dead_time(t):
             return False
-        if self._per_recovery_ps > 0:
-            since = (t - self._live_from) * self._per_recovery_ps
-            return since >= RECOVERED or draw_exponential(&self._draws) < since
+        if t - self._live_from < self._recovers_ps:
+            self._draw_recovery()
+            return False
         return True
+
+    cdef inline int _draw_recovery(self) except -1 nogil:
+        """Draw how long after the dead time the next event is refused: beyond t with the chance exp(-t / constant)."""
+        if self._recovery_ps > 0:
+            self._recovers_ps = self._recovery_ps * self._exponential()
+        return 0
 
     cdef inline bint _through_gate(self, double t) noexcept nogil:
         cdef double phase = t - self._centre_ps, share
@@ -339,20 +288,21 @@ cdef class DetectorChain:
             return False
         if self._per_fwhm_ps > 0:
             share = phase * self._per_fwhm_ps
-            return draw_exponential(&self._draws) > FOUR_LN_2 * share * share
+            return self._exponential() > FOUR_LN_2 * share * share
         return True
 
     cdef inline double _click(self, double t) except? -1 nogil:
         """Click at t; return the registered time."""
         cdef double true_t = t
         self._live_from = t + self._dead_ps
+        self._draw_recovery()
         if self._latch_ps > 0:
             self._count_for_latch(t)
         if self._jitter_ps > 0:
-            t += self._jitter_ps * draw_normal(&self._draws)
+            t += self._jitter_ps * self._normal()
         self._until_tail -= 1
         if self._until_tail < 0:
-            t += self._tail_ps * draw_exponential(&self._draws)
+            t += self._tail_ps * self._exponential()
             self._until_tail = self._failures(self._tail_scale)
         if not self.blinded:
             self._until_birth -= 1
@@ -361,16 +311,30 @@ cdef class DetectorChain:
                 self._until_birth = self._failures(self._birth_scale)
         return t
 
+    cdef inline double _normal(self) noexcept nogil:
+        if self._n_normals == 0:
+            draw_normals(&self._draws, self._normals, BLOCK)
+            self._n_normals = BLOCK
+        self._n_normals -= 1
+        return self._normals[self._n_normals]
+
+    cdef inline double _exponential(self) noexcept nogil:
+        if self._n_exponentials == 0:
+            draw_exponentials(&self._draws, self._exponentials, BLOCK)
+            self._n_exponentials = BLOCK
+        self._n_exponentials -= 1
+        return self._exponentials[self._n_exponentials]
+
     cdef inline double _failures(self, double scale) noexcept nogil:
         """Draw how many trials of probability 1 - exp(-1 / scale) fail before one succeeds."""
-        return floor(draw_exponential(&self._draws) * scale)
+        return floor(self._exponential() * scale)
 
     cdef int _count_for_latch(self, double t) except -1 nogil:
         self._clicks += 1
         if self._clicks == LATCH_CLICKS:
             if t - self._clicks_since < self._latch_ps:
                 self.latched = True
-                self._n_due = 0
+                self._due.n = 0
             self._clicks = 0
             self._clicks_since = t
         return 0
@@ -390,7 +354,7 @@ cdef class DetectorChain:
                 open_ps = self._centre_ps - self._width_ps / 2
                 due = ceil((due - open_ps) / self._period_ps) * self._period_ps + open_ps
                 due += draw_uniform(&self._draws) * self._width_ps
-            self._add_due(due)
+            heap_add(&self._due, due)
         return 0
 
     cdef double _wait(self) except -1 nogil:
@@ -406,7 +370,7 @@ cdef class DetectorChain:
             u = draw_uniform(&self._draws) * self._children
             while k < self._n_components - 1 and u >= self._cumulative[k]:
                 k += 1
-        return self._tau_ps[k] * draw_exponential(&self._draws)
+        return self._tau_ps[k] * self._exponential()
 
     cdef int _draw_noise(self) except -1 nogil:
         """Draw the next noise event; in a gated detector time passes in the gates only."""
@@ -415,9 +379,9 @@ cdef class DetectorChain:
             self._noise_next = INFINITY
             return 0
         if self._width_ps <= 0:
-            self._noise_next += draw_exponential(&self._draws) / self._noise_rate
+            self._noise_next += self._exponential() / self._noise_rate
             return 0
-        self._noise_phase += draw_exponential(&self._draws) / self._noise_rate
+        self._noise_phase += self._exponential() / self._noise_rate
         gates = floor(self._noise_phase / self._width_ps)
         self._noise_phase = max(0.0, self._noise_phase - gates * self._width_ps)
         self._noise_gate += gates
@@ -426,42 +390,112 @@ cdef class DetectorChain:
         )
         return 0
 
-    cdef int _add_due(self, double due) except -1 nogil:
-        """Put a child into the heap; the earliest is at 0."""
-        cdef Py_ssize_t i = self._n_due, parent
-        cdef double* grown
-        if i == self._room_due:
-            grown = <double*>realloc(self._due, (2 * i + 64) * sizeof(double))
-            if grown is NULL:
-                with gil:
-                    raise MemoryError
-            self._due = grown
-            self._room_due = 2 * i + 64
-        self._n_due += 1
-        while i > 0:
-            parent = (i - 1) >> 1
-            if self._due[parent] <= due:
-                break
-            self._due[i] = self._due[parent]
-            i = parent
-        self._due[i] = due
-        return 0
 
-    cdef int _drop_due(self) except -1 nogil:
-        """Take the earliest child out of the heap."""
-        cdef Py_ssize_t i = 0, child
-        cdef double last
-        self._n_due -= 1
-        last = self._due[self._n_due]
-        while True:
-            child = 2 * i + 1
-            if child >= self._n_due:
+def detect(
+    list chains not None,
+    const double[::1] time_ps not None,
+    const uint8_t[::1] detector not None,
+    const uint8_t[::1] bright not None,
+    const int64_t[::1] number not None,
+    double horizon_ps,
+    double[::1] click_ps not None,
+    uint8_t[::1] channel not None,
+    uint8_t[::1] cause not None,
+    int64_t[::1] origin not None,
+):
+    """Go on to a horizon with all detectors of a receiver.
+
+    Args:
+        chains: The detectors, 1 to 8 `DetectorChain`, each of them once.
+        time_ps: float64 (n,), arrivals since the cell's begin, rising; those from the horizon on are left.
+        detector: uint8 (n,), which detector they reach.
+        bright: uint8 (n,), 1 for light that clicks whatever the gate, the recovery and blinding.
+        number: int64 (n,), numbers of the arrivals, for `origin`.
+        horizon_ps: Where to stop.
+        click_ps: float64, out: registered times, in the order of the true ones.
+        channel: uint8, out: which detector.
+        cause: uint8, out: 0 photon, 1 dark count, 2 afterpulse, 3 background, 4 bright light.
+        origin: int64, out: number of the arrival, -1 for the others.
+
+    Returns:
+        How many arrivals were used and how many clicks written. If as many as there is room for, call again.
+
+    Raises:
+        ValueError: The arrays of the arrivals, or those of the clicks, differ in length; there are no chains or too
+            many, or an arrival is for none of them: those before it have been used.
+    """
+    cdef void* members[MAX_DETECTORS]
+    cdef DetectorChain chain
+    cdef Py_ssize_t used = 0, written = 0
+    cdef int n_members = 0
+    if not 1 <= len(chains) <= MAX_DETECTORS:
+        raise ValueError("chains: 1 to 8")
+    for chain in chains:
+        members[n_members] = <void*>chain
+        n_members += 1
+    if not (time_ps.shape[0] == detector.shape[0] == bright.shape[0] == number.shape[0]):
+        raise ValueError("time_ps, detector, bright and number: lengths differ")
+    if not (click_ps.shape[0] == channel.shape[0] == cause.shape[0] == origin.shape[0]):
+        raise ValueError("click_ps, channel, cause and origin: lengths differ")
+    with nogil:
+        _detect(
+            members, n_members, time_ps, detector, bright, number, horizon_ps, click_ps, channel, cause, origin,
+            &used, &written,
+        )
+    return used, written
+
+
+cdef int _detect(
+    void** members, int n_members, const double[::1] time_ps, const uint8_t[::1] detector, const uint8_t[::1] bright,
+    const int64_t[::1] number, double horizon, double[::1] click_ps, uint8_t[::1] channel, uint8_t[::1] cause,
+    int64_t[::1] origin, Py_ssize_t* used, Py_ssize_t* written,
+) except -1 nogil:
+    cdef double[MAX_DETECTORS] own  # when noise or a child of each comes next
+    cdef double t, soonest = -INFINITY  # of them all, or before
+    cdef Py_ssize_t i = 0, n = 0, n_arrivals = time_ps.shape[0], room = click_ps.shape[0]
+    cdef int k, why
+    for k in range(n_members):
+        own[k] = (<DetectorChain>members[k])._soonest()
+    while n < room:
+        t = time_ps[i] if i < n_arrivals else INFINITY
+        if t <= soonest:
+            if t >= horizon:
                 break
-            if child + 1 < self._n_due and self._due[child + 1] < self._due[child]:
-                child += 1
-            if last <= self._due[child]:
+            k = detector[i]
+            if k >= n_members:
+                with gil:
+                    raise ValueError(f"detector: {k} is none of {n_members}")
+            why = (<DetectorChain>members[k])._meet_light(t, bright[i])
+            origin[n] = number[i]
+            i += 1
+        else:
+            k = _first(own, n_members)
+            if own[k] > soonest:
+                soonest = own[k]
+                continue
+            t = soonest
+            if t >= horizon:
                 break
-            self._due[i] = self._due[child]
-            i = child
-        self._due[i] = last
-        return 0
+            why = (<DetectorChain>members[k])._meet_soonest()
+            origin[n] = -1
+            own[k] = (<DetectorChain>members[k])._soonest()
+        if why >= 0:
+            click_ps[n] = (<DetectorChain>members[k])._click(t)
+            own[k] = (<DetectorChain>members[k])._soonest()
+            soonest = min(soonest, own[k])
+            channel[n], cause[n] = <uint8_t>k, <uint8_t>why
+            n += 1
+    if n < room:
+        for k in range(n_members):
+            (<DetectorChain>members[k])._now = horizon
+    used[0] = i
+    written[0] = n
+    return 0
+
+
+cdef inline int _first(const double* time_ps, int n) noexcept nogil:
+    cdef int k, first = 0
+    for k in range(1, n):
+        if time_ps[k] < time_ps[first]:
+            first = k
+    return first

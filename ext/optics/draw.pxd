@@ -52,15 +52,24 @@ cdef extern from *:
         return word;
     }
 
+    static void draw_words(draw_t *d, uint64_t *word, int n)
+    {
+        draw_t local = *d;
+        for (int k = 0; k < n; k++)
+            word[k] = draw_word(&local);
+        *d = local;
+    }
+
     static inline double draw_uniform(draw_t *d)
     {
         return (double)(draw_word(d) >> 11) * 0x1p-53;
     }
 
+    #define DRAW_SELDOM __attribute__((noinline, cold))
     static double draw_exponential(draw_t *d);
     static double draw_normal(draw_t *d);
 
-    static double draw_normal_edge(draw_t *d, int i, double u)
+    DRAW_SELDOM static double draw_normal_edge(draw_t *d, int i, double u)
     {
         const double x = u * draw_normal_x[i];
         if (i == 0) {
@@ -76,15 +85,19 @@ cdef extern from *:
         return high + draw_uniform(d) * (low - high) < 1 ? x : draw_normal(d);
     }
 
-    static inline double draw_normal(draw_t *d)
+    static inline double draw_normal_of(draw_t *d, uint64_t word)
     {
-        const uint64_t word = draw_word(d);
         const int i = (int)(word & 0xff);
         const double u = (double)((int64_t)word >> 11) * 0x1p-52;
         return fabs(u) < draw_normal_r[i] ? u * draw_normal_x[i] : draw_normal_edge(d, i, u);
     }
 
-    static double draw_exponential_edge(draw_t *d, int i, double u)
+    static inline double draw_normal(draw_t *d)
+    {
+        return draw_normal_of(d, draw_word(d));
+    }
+
+    DRAW_SELDOM static double draw_exponential_edge(draw_t *d, int i, double u)
     {
         const double x = u * draw_exponential_x[i];
         if (i == 0)
@@ -93,12 +106,41 @@ cdef extern from *:
         return high + draw_uniform(d) * (low - high) < 1 ? x : draw_exponential(d);
     }
 
-    static inline double draw_exponential(draw_t *d)
+    static inline double draw_exponential_of(draw_t *d, uint64_t word)
     {
-        const uint64_t word = draw_word(d);
         const int i = (int)(word & 0xff);
         const double u = (double)(word >> 11) * 0x1p-53;
         return u < draw_exponential_r[i] ? u * draw_exponential_x[i] : draw_exponential_edge(d, i, u);
+    }
+
+    static inline double draw_exponential(draw_t *d)
+    {
+        return draw_exponential_of(d, draw_word(d));
+    }
+
+    /* Many at a time: the words first, for a ziggurat does not wait for the one before. */
+    #define DRAW_MANY 256
+
+    __attribute__((unused)) static void draw_normals(draw_t *d, double *out, long n)
+    {
+        uint64_t word[DRAW_MANY];
+        for (; n > 0; n -= DRAW_MANY, out += DRAW_MANY) {
+            const int m = n < DRAW_MANY ? (int)n : DRAW_MANY;
+            draw_words(d, word, m);
+            for (int k = 0; k < m; k++)
+                out[k] = draw_normal_of(d, word[k]);
+        }
+    }
+
+    __attribute__((unused)) static void draw_exponentials(draw_t *d, double *out, long n)
+    {
+        uint64_t word[DRAW_MANY];
+        for (; n > 0; n -= DRAW_MANY, out += DRAW_MANY) {
+            const int m = n < DRAW_MANY ? (int)n : DRAW_MANY;
+            draw_words(d, word, m);
+            for (int k = 0; k < m; k++)
+                out[k] = draw_exponential_of(d, word[k]);
+        }
     }
     #endif
     """
@@ -109,6 +151,8 @@ cdef extern from *:
     double draw_uniform(draw_t *d) nogil
     double draw_normal(draw_t *d) nogil
     double draw_exponential(draw_t *d) nogil
+    void draw_normals(draw_t *d, double *out, long n) nogil
+    void draw_exponentials(draw_t *d, double *out, long n) nogil
 
 
 cdef inline void draw_seed(draw_t *d, bitgen_t *bits) noexcept nogil:

@@ -1,84 +1,95 @@
 """Draw what a prepare-and-measure link sends and what of it reaches the detectors, at a cost that follows detections.
 
-Choices are random access by the number of the pulse: word `pulse % 4` of the Philox4x64-10 block of counter
-(pulse // 4, 0, 0, 0) and the key of the purpose. Light is drawn in the order of time from one bit generator: only
-candidate pulses are looked at, at distances that are geometric with the largest probability of a detection that any
-state has, and a candidate of another state is kept with the ratio of its probability to that.
+Choices are random access by the number of the pulse: the first word of the Philox2x64-10 block of a counter that is the
+pulse and, above it, the second word of the purpose's key, under its first word. Light is drawn from one bit generator,
+from candidates that come as often as the brightest state needs.
+
+Of Poissonian light a candidate is a point of a Poisson process whose rate, per pulse, is the brightest mean. The place
+of the point in its pulse says all: it is a photon if it lies within the mean of the pulse's state, and of the mode in
+whose part of that mean it lies. So the photons of a pulse and of its modes are independent and Poissonian, at one
+variate for each. Of a known number of photons a candidate is a pulse, at distances that are geometric with the largest
+probability of a detection that any such state has; it is kept with the ratio of its state's probability to that.
 """
 
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport exp, expm1, fabs, log1p, pow
+from libc.math cimport expm1, fabs, log1p, pow
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from numpy.random cimport bitgen_t
-from numpy.random.c_distributions cimport random_poisson
 
-from draw cimport draw_exponential, draw_normal, draw_prepare, draw_seed, draw_t, draw_uniform
-from philox cimport philox, philox_word
+from draw cimport (
+    draw_exponential, draw_exponentials, draw_normal, draw_normals, draw_prepare, draw_seed, draw_t, draw_uniform,
+)
+from philox cimport philox_word
 
 import numpy as np
+
+cdef extern from *:
+    """
+    /* How many of some rising values are not above x: few, so no branch and no vectors. */
+    static inline Py_ssize_t rank(const double *value, Py_ssize_t n, double x)
+    {
+        Py_ssize_t index = 0;
+        for (Py_ssize_t k = 0; k < n; k++) {
+            index += x >= value[k];
+            __asm__("" : "+r"(index));
+        }
+        return index;
+    }
+    """
+    Py_ssize_t rank(const double *value, Py_ssize_t n, double x) noexcept nogil
 
 draw_prepare()
 
 cdef enum:
     POISSON = 255
     BATCH = 256
+    MAX_INTENSITIES = 40
+    MAX_BASES = 3
     ALICE = 0  # where keys begin
     BOB = 2
     EVE = 4
 
-cdef struct Draws:
-    draw_t stream
-    bitgen_t *bits  # for laws that are drawn too seldom to be in line
-
 cdef struct Candidate:
     int64_t pulse  # after the first
     Py_ssize_t state
-    double u  # uniform from 0 to the candidates' probability
-    double weight  # what makes the chance of n photons that of n + 1: the mean, or the odds of one photon
-    double single  # chance of one photon
+    double place  # uniform, from 0 to the brightest mean or to the largest probability
+
+cdef struct Photons:
+    double *time_ps
+    uint8_t *detector
+    uint8_t *bright
+    int32_t *pulse
+    uint16_t *state
+    Py_ssize_t n  # may be more than there is room for
+    Py_ssize_t room
+    Py_ssize_t begin  # of what is put in order
+
+cdef struct Choices:
+    uint32_t[MAX_INTENSITIES] threshold  # cumulative 65536ths
+    uint8_t[256] first  # what the first of 256 fields with the same upper half choose
+    int n
 
 cdef double NOISE_LIMIT = 5.0  # standard deviations at which the noise of the intensity is truncated
 cdef double MANY = 30.0  # mean photons from which a pulse's number is not drawn by inversion
 cdef double ALMOST_ONE = 1.0 - 2.0 ** -53
 cdef double EVE_STEP = 2.0 ** -32
+cdef double PULSE = 2.0 ** 32  # a pulse, in the steps in which points of Poissonian light lie
+cdef double FURTHEST = 2.0 ** 63
 
 
-cdef inline Py_ssize_t _draw(uint64_t field, const uint32_t[::1] thresholds) except -1 nogil:
-    """Return the first index whose threshold is above the 16 bits; without a branch that a processor must guess."""
-    cdef Py_ssize_t k, index = 0
-    for k in range(thresholds.shape[0] - 1):
-        index += (field & 0xFFFF) >= thresholds[k]
+cdef inline Py_ssize_t _draw(uint64_t field, const Choices *choices) noexcept nogil:
+    """Return the first index whose threshold is above the 16 bits."""
+    cdef Py_ssize_t index = choices.first[field >> 8 & 0xFF]
+    while (field & 0xFFFF) >= choices.threshold[index]:
+        index += 1
     return index
 
 
-cdef Py_ssize_t _skip(
-    Draws *draws, Candidate *found, double pulses_per_candidate, int64_t *position, int64_t n_pulses,
-) except -1 nogil:
-    """Find the next candidates from a position on; return how many, less than a batch when the pulses end."""
-    cdef Py_ssize_t count = 0
-    cdef double gap
-    while count < BATCH:
-        gap = draw_exponential(&draws.stream) * pulses_per_candidate
-        if gap >= n_pulses - position[0]:
-            break
-        found[count].pulse = position[0] + <int64_t>gap
-        position[0] = found[count].pulse + 1
-        count += 1
-    return count
-
-
-cdef int64_t _many_photons(Draws *draws, uint8_t photons, double mean, double share) except -1 nogil:
-    """Return the number of detectable photons of a pulse of many, which is not 0."""
-    cdef int64_t n = 0
-    cdef uint8_t k
-    while n == 0:
-        if photons == POISSON:
-            n = random_poisson(draws.bits, mean)
-        else:
-            for k in range(photons):
-                n += draw_uniform(&draws.stream) < share
-    return n
+def _sort(n, *columns):
+    order = np.argsort(columns[0][:n], kind="stable")
+    for column in columns:
+        column[:n] = column[order]
 
 
 @cython.auto_pickle(False)
@@ -93,35 +104,53 @@ cdef class PulseLight:
         ValueError: The shapes of the tables do not fit each other, or a share or a probability is out of range.
     """
 
-    cdef const uint32_t[::1] intensity, basis, bob
+    cdef Choices intensity, basis, bob
     cdef const double[:, :, ::1] hidden
     cdef const uint8_t[::1] photons, bright, mode_detector
     cdef const double[::1] state_offset_ps, mode_offset_ps
-    cdef double[:, ::1] cumulative
-    cdef double[::1] click, single, weight
-    cdef double bound, sigma_ps, period_ps, noise, pattern
+    cdef const double[:, ::1] cumulative
+    cdef double[::1] mean, click  # of Poissonian states; chance of a detection in the others
+    cdef double brightest, most  # the largest mean that ever is, and the largest chance
+    cdef double sigma_ps, period_ps, noise, pattern
     cdef bint three_state
 
     def __init__(self, tables not None):
-        self.intensity, self.basis = tables.intensity_thresholds, tables.basis_thresholds
-        self.bob, self.hidden = tables.bob_thresholds, tables.hidden_cumulative
+        self._choices(&self.intensity, tables.intensity_thresholds, MAX_INTENSITIES)
+        self._choices(&self.basis, tables.basis_thresholds, MAX_BASES)
+        self._choices(&self.bob, tables.bob_thresholds, MAX_INTENSITIES)
+        self.hidden = tables.hidden_cumulative
         self.photons, self.bright, self.mode_detector = tables.photons, tables.bright, tables.mode_detector
         self.state_offset_ps, self.mode_offset_ps = tables.state_offset_ps, tables.mode_offset_ps
         self.sigma_ps, self.period_ps = tables.pulse_sigma_ps, tables.period_ps
         self.noise, self.pattern, self.three_state = tables.intensity_noise, tables.pattern_effect, tables.three_state
         self.cumulative = np.cumsum(tables.shares, axis=1)
         self._verify()
-        self.click, self.single, self.weight = np.empty((3, self.photons.shape[0]))
+        self.mean, self.click = np.zeros((2, self.photons.shape[0]))
         if not np.all(np.asarray(tables.shares) >= 0) or self._prepare_states() < 0:
             raise ValueError("shares: below 0, above 1 in total for a photon, or not finite")
+
+    cdef int _choices(self, Choices *choices, const uint32_t[::1] thresholds, Py_ssize_t most) except -1:
+        cdef Py_ssize_t k
+        cdef uint32_t field
+        if not 1 <= thresholds.shape[0] <= most:
+            raise ValueError("thresholds: give 1 to 40 intensities, 1 to 3 bases and 1 to 40 of the receiver")
+        choices.n = <int>thresholds.shape[0]
+        for k in range(thresholds.shape[0]):
+            choices.threshold[k] = thresholds[k]
+        if thresholds[k] != 65536:
+            raise ValueError("thresholds: the last is 65536")
+        k = 0
+        for field in range(256):
+            while field << 8 >= choices.threshold[k]:
+                k += 1
+            choices.first[field] = <uint8_t>k
+        return 0
 
     cdef int _verify(self) except -1:
         cdef Py_ssize_t states = self.hidden.shape[0] * self.hidden.shape[1] * self.hidden.shape[2]
         cdef Py_ssize_t modes = self.mode_detector.shape[0]
-        if self.hidden.shape[0] != 6 * self.intensity.shape[0] or self.hidden.shape[1] != self.bob.shape[0]:
+        if self.hidden.shape[0] != 6 * self.intensity.n or self.hidden.shape[1] != self.bob.n:
             raise ValueError("hidden_cumulative: not 6 choices for each intensity, or not the receiver's bases")
-        if not 1 <= self.basis.shape[0] <= 3 or not 1 <= self.intensity.shape[0] <= 40 or not self.bob.shape[0]:
-            raise ValueError("thresholds: give 1 to 40 intensities, 1 to 3 bases and at least one of the receiver")
         if not 1 <= states <= 65536 or modes == 0:
             raise ValueError("there must be 1 to 65536 states and a mode")
         if (
@@ -136,130 +165,169 @@ cdef class PulseLight:
 
     cdef Py_ssize_t _prepare_states(self) except? -1:
         """Set what follows from the shares alone; return -1 if they cannot be."""
-        cdef Py_ssize_t s
-        cdef double total, brightest
-        self.bound = 0.0
+        cdef Py_ssize_t s, last = self.cumulative.shape[1] - 1
+        cdef double total, factor = (1 + NOISE_LIMIT * self.noise) * (1 + max(self.pattern, 0.0))
+        self.brightest = self.most = 0.0
         for s in range(self.photons.shape[0]):
-            total = self.cumulative[s, self.cumulative.shape[1] - 1]
+            total = self.cumulative[s, last]
             if not total < 1e9 or (self.photons[s] != POISSON and total > 1 + 1e-9):
                 return -1
             if self.photons[s] == POISSON:
-                brightest = total * (1 + NOISE_LIMIT * self.noise) * (1 + max(self.pattern, 0.0))
-                self.click[s], self.single[s], self.weight[s] = -expm1(-total), total * exp(-total), total
-                self.bound = max(self.bound, -expm1(-brightest))
+                self.mean[s] = total
+                self.brightest = max(self.brightest, total * factor)
             else:
                 total = min(total, ALMOST_ONE)
                 self.click[s] = -expm1(self.photons[s] * log1p(-total))
-                self.single[s] = self.photons[s] * total * pow(1 - total, self.photons[s] - 1.0)
-                self.weight[s] = total / (1 - total)
-                self.bound = max(self.bound, self.click[s])
+                self.most = max(self.most, self.click[s])
         return 0
 
-    cdef inline Py_ssize_t _choice(self, uint64_t word) except -1 nogil:
-        cdef Py_ssize_t basis = _draw(word >> 16, self.basis)
+    cdef inline Py_ssize_t _choice(self, uint64_t word) noexcept nogil:
+        cdef Py_ssize_t basis = _draw(word >> 16, &self.basis)
         cdef Py_ssize_t bit = 0 if self.three_state and basis == 1 else (word >> 32) & 1
-        return (_draw(word, self.intensity) * 3 + basis) * 2 + bit
+        return (_draw(word, &self.intensity) * 3 + basis) * 2 + bit
 
-    cdef inline Py_ssize_t _state(self, int64_t pulse, const uint64_t *keys) except -1 nogil:
+    cdef inline Py_ssize_t _state(self, int64_t pulse, const uint64_t *keys) noexcept nogil:
         cdef Py_ssize_t choice = self._choice(philox_word(pulse, keys + ALICE))
         cdef Py_ssize_t k, bob = 0, hidden = 0
         cdef double eve
         if self.hidden.shape[1] > 1:
-            bob = _draw(philox_word(pulse, keys + BOB), self.bob)
+            bob = _draw(philox_word(pulse, keys + BOB), &self.bob)
         if self.hidden.shape[2] > 1:
             eve = <double>(philox_word(pulse, keys + EVE) >> 32) * EVE_STEP
             for k in range(self.hidden.shape[2] - 1):
                 hidden += eve >= self.hidden[choice, bob, k]
         return (choice * self.hidden.shape[1] + bob) * self.hidden.shape[2] + hidden
 
-    cdef inline double _factor(self, Draws *draws, int64_t pulse, const uint64_t *keys) except? -1 nogil:
-        """Return what the noise of the source and the pulse before make of a pulse's mean."""
-        cdef double factor = 1.0, deviation
-        if self.noise > 0:
-            deviation = draw_normal(&draws.stream)
-            while fabs(deviation) > NOISE_LIMIT:
-                deviation = draw_normal(&draws.stream)
-            factor += self.noise * deviation
-        if self.pattern != 0 and pulse > 0 and not _draw(philox_word(pulse - 1, keys + ALICE), self.intensity):
-            factor *= 1 + self.pattern
-        return factor
+    cdef inline Py_ssize_t _mode(self, Py_ssize_t state, double place) noexcept nogil:
+        return rank(&self.cumulative[state, 0], self.cumulative.shape[1] - 1, place)
 
-    cdef Py_ssize_t _accept(
-        self, Draws *draws, Candidate *found, Py_ssize_t count, int64_t first, const uint64_t *keys,
-    ) except -1 nogil:
-        """Move the candidates that have a detectable photon to the front; return how many they are."""
-        cdef bint varies = self.noise > 0 or self.pattern != 0
-        cdef Py_ssize_t i, state, kept = 0
-        cdef double u, click, weight, single
+    cdef inline int _put(
+        self, const Candidate *c, Py_ssize_t mode, double deviation, Photons *out,
+    ) noexcept nogil:
+        """Write a photon into its place in time."""
+        cdef Py_ssize_t j = out.n
+        cdef double time = c.pulse * self.period_ps + self.state_offset_ps[c.state] + self.mode_offset_ps[mode]
+        time += self.sigma_ps * deviation
+        out.n += 1
+        if j >= out.room:
+            return 0
+        while j > out.begin and out.time_ps[j - 1] > time:
+            out.time_ps[j], out.detector[j], out.bright[j] = out.time_ps[j - 1], out.detector[j - 1], out.bright[j - 1]
+            out.pulse[j], out.state[j] = out.pulse[j - 1], out.state[j - 1]
+            j -= 1
+        out.time_ps[j], out.detector[j], out.bright[j] = time, self.mode_detector[mode], self.bright[c.state]
+        out.pulse[j], out.state[j] = <int32_t>c.pulse, <uint16_t>c.state
+        return 0
+
+    cdef Py_ssize_t _points(
+        self, draw_t *stream, Candidate *found, uint64_t *position, int64_t n_pulses,
+    ) noexcept nogil:
+        """Find the next points of the brightest light; return how many, less than a batch when the pulses end."""
+        cdef double[BATCH] gaps
+        cdef double steps = PULSE / self.brightest, mean_per_step = self.brightest / PULSE
+        cdef uint64_t end = <uint64_t>n_pulses << 32, at = position[0]
+        cdef Py_ssize_t i
+        draw_exponentials(stream, gaps, BATCH)
+        for i in range(BATCH):
+            at += <uint64_t>min(gaps[i] * steps + 0.5, FURTHEST)
+            if at >= end:
+                return i
+            found[i].pulse, found[i].place = at >> 32, <double><uint32_t>at * mean_per_step
+        position[0] = at
+        return BATCH
+
+    cdef int _look_up(self, Candidate *found, Py_ssize_t count, int64_t first, const uint64_t *keys) noexcept nogil:
+        """Look up the states of some candidates."""
+        cdef Py_ssize_t i
         for i in range(count):
             found[i].state = self._state(first + found[i].pulse, keys)
-        for i in range(count):
-            state = found[i].state
-            click, weight, single = self.click[state], self.weight[state], self.single[state]
-            if varies and self.photons[state] == POISSON:
-                weight *= self._factor(draws, first + found[i].pulse, keys)
-                click = -expm1(-weight)
-                single = weight * (1 - click)
-            u = draw_uniform(&draws.stream) * self.bound
-            found[kept].pulse, found[kept].state = found[i].pulse, state
-            found[kept].u, found[kept].weight, found[kept].single = u, weight, single
-            kept += u < click  # no branch: nothing could guess it
-        return kept
+        return 0
 
-    cdef inline int64_t _number(self, Draws *draws, const Candidate *pulse) except -1 nogil:
-        """Return how many detectable photons an accepted pulse has, by inversion of the number that accepted it."""
-        cdef uint8_t photons = self.photons[pulse.state]
-        cdef double u = pulse.u, chance = pulse.single, weight = pulse.weight
-        cdef int64_t n = 1
-        if (weight if photons == POISSON else photons * weight / (1 + weight)) > MANY:
-            return _many_photons(draws, photons, weight, weight / (1 + weight))
-        while u >= chance and n < photons:
+    cdef int _vary(
+        self, draw_t *stream, Candidate *found, Py_ssize_t count, int64_t first, const uint64_t *keys,
+        int64_t *pulse, double *factor,
+    ) noexcept nogil:
+        """Scale places as the noise of the source and the pulse before scale the mean; one pulse has one factor."""
+        cdef double[BATCH] deviations
+        cdef double deviation
+        cdef Py_ssize_t i
+        draw_normals(stream, deviations, count)
+        for i in range(count):
+            if found[i].pulse != pulse[0]:
+                deviation = deviations[i]
+                while fabs(deviation) > NOISE_LIMIT:
+                    deviation = draw_normal(stream)
+                pulse[0], factor[0] = found[i].pulse, 1 + self.noise * deviation
+                if self.pattern != 0 and first + pulse[0] > 0 and not _draw(
+                    philox_word(first + pulse[0] - 1, keys + ALICE), &self.intensity
+                ):
+                    factor[0] *= 1 + self.pattern
+            found[i].place /= factor[0]
+        return 0
+
+    cdef int _poissonian(
+        self, draw_t *stream, const uint64_t *keys, int64_t first, int64_t n_pulses, Photons *out,
+    ) noexcept nogil:
+        """Draw the photons of Poissonian states."""
+        cdef Candidate[BATCH] found
+        cdef double[BATCH] deviations
+        cdef uint64_t position = 0
+        cdef int64_t pulse, varied_pulse = -1
+        cdef double place, factor = 1.0
+        cdef Py_ssize_t count = BATCH, i, kept, state
+        while count == BATCH:
+            count = self._points(stream, found, &position, n_pulses)
+            self._look_up(found, count, first, keys)
+            if self.noise > 0 or self.pattern != 0:
+                self._vary(stream, found, count, first, keys, &varied_pulse, &factor)
+            kept = 0
+            for i in range(count):
+                pulse, state, place = found[i].pulse, found[i].state, found[i].place
+                found[kept].pulse, found[kept].state, found[kept].place = pulse, state, place
+                kept += place < self.mean[state]  # no branch: nothing could guess it
+            draw_normals(stream, deviations, kept)
+            for i in range(kept):
+                self._put(found + i, self._mode(found[i].state, found[i].place), deviations[i], out)
+        return 0
+
+    cdef int _counted(
+        self, draw_t *stream, const uint64_t *keys, int64_t first, int64_t n_pulses, Photons *out,
+    ) noexcept nogil:
+        """Draw the photons of states of a known number."""
+        cdef Candidate c
+        cdef int64_t pulse = 0, photons
+        cdef double gap, total, pulses_per_candidate = -1 / log1p(-self.most)
+        while True:
+            gap = draw_exponential(stream) * pulses_per_candidate
+            if gap >= n_pulses - pulse:
+                return 0
+            c.pulse = pulse + <int64_t>gap
+            pulse = c.pulse + 1
+            c.state, c.place = self._state(first + c.pulse, keys), draw_uniform(stream) * self.most
+            if c.place >= self.click[c.state]:
+                continue
+            total = self.cumulative[c.state, self.cumulative.shape[1] - 1]
+            for photons in range(self._number(stream, &c)):
+                self._put(&c, self._mode(c.state, draw_uniform(stream) * total), draw_normal(stream), out)
+
+    cdef int64_t _number(self, draw_t *stream, const Candidate *c) noexcept nogil:
+        """Return how many detectable photons an accepted pulse of a known number has."""
+        cdef uint8_t photons = self.photons[c.state], k
+        cdef double share = min(self.cumulative[c.state, self.cumulative.shape[1] - 1], ALMOST_ONE)
+        cdef double u = c.place, odds = share / (1 - share)
+        cdef double chance = photons * share * pow(1 - share, photons - 1.0)
+        cdef int64_t n = 0
+        if photons * share > MANY:
+            while n == 0:
+                for k in range(photons):
+                    n += draw_uniform(stream) < share
+            return n
+        n = 1
+        while u >= chance and n < photons:  # by inversion of the number that accepted it
             u -= chance
-            chance *= weight * (1 if photons == POISSON else photons - n) / (n + 1)
+            chance *= odds * (photons - n) / (n + 1)
             n += 1
         return n
-
-    cdef inline Py_ssize_t _mode(self, Draws *draws, Py_ssize_t state) except -1 nogil:
-        cdef Py_ssize_t k, mode = 0, last = self.cumulative.shape[1] - 1
-        cdef double u = draw_uniform(&draws.stream) * self.cumulative[state, last]
-        for k in range(last):
-            mode += u >= self.cumulative[state, k]
-        return mode
-
-    cdef Py_ssize_t _arrivals(
-        self, const uint64_t *keys, int64_t first, int64_t n_pulses, Draws *draws, double[::1] time_ps,
-        uint8_t[::1] detector, uint8_t[::1] bright, int32_t[::1] pulse, uint16_t[::1] state,
-    ) except -1 nogil:
-        cdef Candidate candidates[BATCH]
-        cdef Candidate *c
-        cdef int64_t position = 0, photons
-        cdef Py_ssize_t found = 0, count = BATCH, i, j, mode
-        cdef double time, pulses_per_candidate
-        if self.bound == 0:
-            return 0
-        pulses_per_candidate = -1 / log1p(-self.bound)
-        while count == BATCH:
-            count = _skip(draws, candidates, pulses_per_candidate, &position, n_pulses)
-            for i in range(self._accept(draws, candidates, count, first, keys)):
-                c = candidates + i
-                photons = self._number(draws, c)
-                while photons > 0:
-                    photons -= 1
-                    mode = self._mode(draws, c.state)
-                    time = c.pulse * self.period_ps + self.state_offset_ps[c.state] + self.mode_offset_ps[mode]
-                    if self.sigma_ps > 0:
-                        time += self.sigma_ps * draw_normal(&draws.stream)
-                    j = found
-                    found += 1
-                    if j >= time_ps.shape[0]:
-                        continue
-                    while j > 0 and time_ps[j - 1] > time:
-                        time_ps[j], detector[j], bright[j] = time_ps[j - 1], detector[j - 1], bright[j - 1]
-                        pulse[j], state[j] = pulse[j - 1], state[j - 1]
-                        j -= 1
-                    time_ps[j], detector[j], bright[j] = time, self.mode_detector[mode], self.bright[c.state]
-                    pulse[j], state[j] = <int32_t>c.pulse, <uint16_t>c.state
-        return found
 
     def arrivals(
         self, const uint64_t[:, ::1] keys not None, int64_t first_pulse, int64_t n_pulses, bit_generator not None,
@@ -286,9 +354,10 @@ cdef class PulseLight:
         Raises:
             ValueError: The arrays differ in length, or the range of pulses is out of range.
         """
-        cdef Draws draws
-        draws.bits = <bitgen_t *>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
-        cdef Py_ssize_t capacity = time_ps.shape[0], found
+        cdef draw_t stream
+        cdef Photons out
+        cdef bitgen_t *bits = <bitgen_t *>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
+        cdef Py_ssize_t capacity = time_ps.shape[0]
         if keys.shape[0] != 3 or keys.shape[1] != 2:
             raise ValueError("keys: give three of two words")
         if (
@@ -298,23 +367,30 @@ cdef class PulseLight:
             raise ValueError("the outputs differ in length")
         if first_pulse < 0 or not 0 <= n_pulses < 1 << 31:
             raise ValueError("first_pulse or n_pulses out of range")
+        out.n, out.begin, out.room = 0, 0, capacity
+        if capacity:
+            out.time_ps, out.detector, out.bright = &time_ps[0], &detector[0], &bright[0]
+            out.pulse, out.state = &pulse[0], &state[0]
         with bit_generator.lock, nogil:
-            draw_seed(&draws.stream, draws.bits)
-            found = self._arrivals(&keys[0, 0], first_pulse, n_pulses, &draws, time_ps, detector, bright, pulse, state)
-        return found
+            draw_seed(&stream, bits)
+            if self.brightest > 0:
+                self._poissonian(&stream, &keys[0, 0], first_pulse, n_pulses, &out)
+            out.begin = out.n
+            if self.most > 0:
+                self._counted(&stream, &keys[0, 0], first_pulse, n_pulses, &out)
+        if self.brightest > 0 and self.most > 0 and out.n <= capacity:
+            _sort(out.n, *map(np.asarray, (time_ps, detector, bright, pulse, state)))
+        return out.n
 
     cdef int _words(
         self, bint receiver, const uint64_t[::1] key, int64_t first, const int64_t[::1] pulse, uint8_t[::1] out,
     ) except -1 nogil:
         """Write the choices of some pulses; of those from `first` on if none are given."""
-        cdef uint64_t word[4]
-        cdef int64_t number
+        cdef uint64_t word
         cdef Py_ssize_t i
         for i in range(out.shape[0]):
-            number = first + i if pulse is None else pulse[i]
-            if i == 0 or number & 3 == 0 or pulse is not None:
-                philox(<uint64_t>number >> 2, key[0], key[1], word)
-            out[i] = _draw(word[number & 3], self.bob) if receiver else self._choice(word[number & 3])
+            word = philox_word(first + i if pulse is None else pulse[i], &key[0])
+            out[i] = _draw(word, &self.bob) if receiver else self._choice(word)
         return 0
 
     cdef int _choose(self, bint receiver, const uint64_t[::1] key, pulses, uint8_t[::1] out) except -1:

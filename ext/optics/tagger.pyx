@@ -3,13 +3,16 @@
 A tagger reads its clock, which is linear in a cell; the reading at the cell's begin is a whole number of ticks and a part
 of one, so an hour costs no precision. Ticks are whole numbers that never fall until `flush`, where the clock is set
 back; clicks late in a cell wait until no earlier one can come.
+
+Clicks come nearly in order, so that each is put into its place as it comes; if that ever is far, as with long skews at
+high rates, all are sorted when they are given.
 """
 
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport fabs
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t
-from libc.stdlib cimport free, realloc
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t
+from libc.stdlib cimport free, qsort, realloc
 from libc.string cimport memmove
 from numpy.random cimport bitgen_t
 
@@ -26,18 +29,29 @@ cdef int64_t LAST_BEGIN_TICK = <int64_t>1 << 62
 cdef enum:
     MAX_CHANNELS = 8
     PATTERN_BINS = 256  # the pattern of bin widths repeats
+    BATCH = 256
+    FAR = 64  # clicks that one may pass on its way to its place
 
 
 cdef struct Click:
     int64_t tick
     int64_t origin
+    uint32_t number  # of the click, from 2^32 on from 0 again
+    uint8_t channel
     uint8_t cause
 
 
-cdef struct Channel:
-    Click* clicks
-    Py_ssize_t n
-    Py_ssize_t room
+cdef inline bint _before(int64_t tick, uint8_t channel, const Click* other) noexcept nogil:
+    return tick < other.tick or (tick == other.tick and channel < other.channel)
+
+
+cdef int _compare(const void* a, const void* b) noexcept nogil:
+    """Say which click comes first: by tick, channel and the order in which they came."""
+    cdef const Click* one = <const Click*>a
+    cdef const Click* other = <const Click*>b
+    if one.tick == other.tick and one.channel == other.channel:
+        return 1 if <int32_t>(one.number - other.number) > 0 else -1
+    return -1 if _before(one.tick, one.channel, other) else 1
 
 
 cdef inline int64_t whole(double x) noexcept nogil:
@@ -53,7 +67,7 @@ cdef class Tagger:
 
     Args:
         bit_generator: numpy.random.BitGenerator; four of its words seed what the tagger draws.
-        n_channels: 1 to 8.
+        skew_ps: For each of 1 to 8 channels, its delay in the clock's time.
         tick_ps: Length of a tick, 0.001 to 1e6.
         noise_ps: Standard deviation of the timing noise, from 0.
         bin_edges: float64 (257,), in ticks, rising from 0 to 256: where the bins of a repeating pattern of 256 begin
@@ -70,19 +84,25 @@ cdef class Tagger:
     cdef bint _uneven
     cdef double[PATTERN_BINS + 1] _edges
     cdef int[PATTERN_BINS] _first_bin
-    cdef Channel[MAX_CHANNELS] _channels
+    cdef double[MAX_CHANNELS] _skew_ps
+    cdef Click* _clicks
+    cdef Py_ssize_t _n, _room
+    cdef uint32_t _added
+    cdef bint _in_order
 
-    def __cinit__(self, bit_generator, int n_channels, *, double tick_ps, double noise_ps=0, const double[::1] bin_edges=None):
+    def __cinit__(self, bit_generator, skew_ps, *, double tick_ps, double noise_ps=0, const double[::1] bin_edges=None):
         cdef int i, j = 0
-        if not 1 <= n_channels <= MAX_CHANNELS:
-            raise ValueError("n_channels: 1 to 8")
+        if not 1 <= len(skew_ps) <= MAX_CHANNELS:
+            raise ValueError("skew_ps: of 1 to 8 channels")
         if not (SHORTEST_TICK_PS <= tick_ps <= LONGEST_TICK_PS):
             raise ValueError(f"tick_ps: {tick_ps} is not within 0.001 to 1e6")
         if not (0 <= noise_ps <= FURTHEST_PS):
             raise ValueError(f"noise_ps: {noise_ps} is not within 0 to 1e15")
         draw_seed(&self._draws, <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator"))
-        self._n_channels, self._tick_ps, self._noise_ps = n_channels, tick_ps, noise_ps
-        self._last = -INT64_MAX
+        self._n_channels, self._tick_ps, self._noise_ps = len(skew_ps), tick_ps, noise_ps
+        for i in range(self._n_channels):
+            self._skew_ps[i] = skew_ps[i]
+        self._last, self._in_order = -INT64_MAX, True
         self._uneven = bin_edges is not None
         if not self._uneven:
             return
@@ -99,14 +119,12 @@ cdef class Tagger:
             self._first_bin[i] = j
 
     def __dealloc__(self):
-        cdef int c
-        for c in range(MAX_CHANNELS):
-            free(self._channels[c].clicks)
+        free(self._clicks)
 
     @property
     def waiting(self):
         """How many clicks have been added and not merged."""
-        return sum(self._channels[c].n for c in range(self._n_channels))
+        return self._n
 
     def tick_at(self, double time_ps, int64_t begin_tick, double begin_ps, double rate):
         """Return the tick of a time since the cell's begin, without skew and noise.
@@ -126,38 +144,34 @@ cdef class Tagger:
 
     def add(
         self,
-        int channel,
         const double[::1] time_ps not None,
+        const uint8_t[::1] channel not None,
         const uint8_t[::1] cause not None,
         const int64_t[::1] origin not None,
         int64_t begin_tick,
         double begin_ps,
         double rate,
-        double skew_ps,
     ):
-        """Register the clicks of a detector.
+        """Register clicks.
 
         Args:
-            channel: Which one.
             time_ps: float64 (n,), since the cell's begin, nearly in order.
+            channel: uint8 (n,), where they come in.
             cause: uint8 (n,), carried along.
             origin: int64 (n,), carried along.
             begin_tick: Whole ticks that the clock shows at the cell's begin.
             begin_ps: What it shows beyond them, 0 to a tick.
             rate: Seconds of the clock per second.
-            skew_ps: Delay of the channel, in the clock's time.
 
         Raises:
             ValueError: There is no such channel, the arrays differ in length, or a click is more than 1e15 ps from the
-                cell's begin; those before it have been registered.
+                cell's begin; some before it may have been registered.
         """
         self._check_begin(begin_tick)
-        if not 0 <= channel < self._n_channels:
-            raise ValueError(f"channel {channel}: there is none")
-        if not (time_ps.shape[0] == cause.shape[0] == origin.shape[0]):
-            raise ValueError("time_ps, cause and origin: lengths differ")
+        if not (time_ps.shape[0] == channel.shape[0] == cause.shape[0] == origin.shape[0]):
+            raise ValueError("time_ps, channel, cause and origin: lengths differ")
         with nogil:
-            self._add(&self._channels[channel], time_ps, cause, origin, begin_tick, begin_ps + skew_ps, rate)
+            self._add(time_ps, channel, cause, origin, begin_tick, begin_ps, rate)
 
     def merge(
         self, int64_t end_tick, int64_t[::1] tick not None, uint8_t[::1] channel not None,
@@ -198,7 +212,7 @@ cdef class Tagger:
 
     cdef inline int64_t _tick(self, int64_t begin_tick, double beyond_ps) except? -1 nogil:
         cdef double ticks = beyond_ps / self._tick_ps
-        cdef int64_t low, pattern
+        cdef int64_t low, pattern, whole_ticks
         cdef int bin
         if not fabs(beyond_ps) <= FURTHEST_PS:
             with gil:
@@ -207,82 +221,88 @@ cdef class Tagger:
             return begin_tick + whole(ticks)
         low = begin_tick & (PATTERN_BINS - 1)
         ticks += low
-        pattern = whole(ticks / PATTERN_BINS)
-        ticks -= pattern * PATTERN_BINS
+        whole_ticks = whole(ticks)
+        bin = self._first_bin[whole_ticks & (PATTERN_BINS - 1)]
+        pattern = whole_ticks & -PATTERN_BINS
+        ticks -= pattern
         if ticks >= PATTERN_BINS:  # it was less than nothing below 0
-            return begin_tick - low + (pattern + 1) * PATTERN_BINS
-        bin = self._first_bin[<int>ticks]
-        bin += self._edges[bin + 1] <= ticks  # nearly always enough, and no branch to mispredict
+            return begin_tick - low + pattern + PATTERN_BINS
+        bin += self._edges[bin + 1] <= ticks  # twice is nearly always enough, and no branch to mispredict
+        bin += self._edges[bin + 1] <= ticks
         while self._edges[bin + 1] <= ticks:
             bin += 1
-        return begin_tick - low + pattern * PATTERN_BINS + bin
+        return begin_tick - low + pattern + bin
 
-    cdef int _add(
-        self, Channel* channel, const double[::1] time_ps, const uint8_t[::1] cause, const int64_t[::1] origin,
-        int64_t begin_tick, double begin_ps, double rate,
-    ) except -1 nogil:
-        """Convert, and sort by insertion: only jitter and what waits from before are out of order."""
-        cdef Py_ssize_t i, at, n = time_ps.shape[0]
-        cdef Click* clicks
-        cdef double beyond_ps
-        cdef int64_t tick
-        if channel.n + n > channel.room:
-            clicks = <Click*>realloc(channel.clicks, 2 * (channel.n + n) * sizeof(Click))
-            if clicks is NULL:
+    cdef int _make_room(self, Py_ssize_t n) except -1 nogil:
+        cdef Click* grown
+        if self._n + n > self._room:
+            grown = <Click*>realloc(self._clicks, 2 * (self._n + n) * sizeof(Click))
+            if grown is NULL:
                 with gil:
                     raise MemoryError
-            channel.clicks = clicks
-            channel.room = 2 * (channel.n + n)
-        clicks = channel.clicks
-        for i in range(n):
-            beyond_ps = begin_ps + time_ps[i] * rate
+            self._clicks, self._room = grown, 2 * (self._n + n)
+        return 0
+
+    cdef int _add(
+        self, const double[::1] time_ps, const uint8_t[::1] channel, const uint8_t[::1] cause,
+        const int64_t[::1] origin, int64_t begin_tick, double begin_ps, double rate,
+    ) except -1 nogil:
+        cdef double[MAX_CHANNELS] begins_ps
+        cdef double[BATCH] beyond_ps
+        cdef int64_t[BATCH] tick
+        cdef Py_ssize_t first = 0, i, n
+        cdef int c
+        self._make_room(time_ps.shape[0])
+        for c in range(self._n_channels):
+            begins_ps[c] = begin_ps + self._skew_ps[c]
+        while first < time_ps.shape[0]:
+            n = min(BATCH, time_ps.shape[0] - first)
+            for i in range(n):
+                if channel[first + i] >= self._n_channels:
+                    with gil:
+                        raise ValueError(f"channel {channel[first + i]}: there is none")
+                beyond_ps[i] = begins_ps[channel[first + i]] + time_ps[first + i] * rate
             if self._noise_ps > 0:
-                beyond_ps += self._noise_ps * draw_normal(&self._draws)
-            tick = self._tick(begin_tick, beyond_ps)
-            if tick < self._last:
-                tick = self._last
-            at = channel.n
-            while at > 0 and clicks[at - 1].tick > tick:
+                for i in range(n):
+                    beyond_ps[i] += self._noise_ps * draw_normal(&self._draws)
+            for i in range(n):
+                tick[i] = self._tick(begin_tick, beyond_ps[i])
+            for i in range(n):
+                self._insert(tick[i], channel[first + i], cause[first + i], origin[first + i])
+            first += n
+        return 0
+
+    cdef inline int _insert(self, int64_t tick, uint8_t channel, uint8_t cause, int64_t origin) noexcept nogil:
+        """Put a click into its place: jitter, skew and what waits from before make that another than the last."""
+        cdef Click* clicks = self._clicks
+        cdef Py_ssize_t at = self._n
+        tick = max(tick, self._last)
+        if self._in_order:
+            while at > 0 and _before(tick, channel, clicks + at - 1):
                 clicks[at] = clicks[at - 1]
                 at -= 1
-            clicks[at].tick = tick
-            clicks[at].origin = origin[i]
-            clicks[at].cause = cause[i]
-            channel.n += 1
+            self._in_order = self._n - at <= FAR
+        clicks[at].tick, clicks[at].origin, clicks[at].number = tick, origin, self._added
+        clicks[at].channel, clicks[at].cause = channel, cause
+        self._added += 1
+        self._n += 1
         return 0
 
     cdef int _merge(
         self, int64_t end_tick, int64_t[::1] tick, uint8_t[::1] channel, uint8_t[::1] cause, int64_t[::1] origin,
         Py_ssize_t* written,
     ) except -1 nogil:
-        cdef Py_ssize_t[MAX_CHANNELS] at
-        cdef int64_t[MAX_CHANNELS] head
-        cdef int64_t earliest
+        cdef const Click* clicks = self._clicks
         cdef Py_ssize_t n = 0
-        cdef Click* click
-        cdef int c, best
-        for c in range(self._n_channels):
-            at[c] = 0
-            head[c] = self._channels[c].clicks[0].tick if self._channels[c].n else INT64_MAX
-        while True:
-            best = 0
-            earliest = head[0]
-            for c in range(1, self._n_channels):
-                best = c if head[c] < earliest else best
-                earliest = min(earliest, head[c])
-            if earliest >= end_tick:
-                break
-            click = &self._channels[best].clicks[at[best]]
-            tick[n] = earliest
-            channel[n] = <uint8_t>best
-            cause[n] = click.cause
-            origin[n] = click.origin
+        if not self._in_order:
+            qsort(self._clicks, self._n, sizeof(Click), _compare)
+            self._in_order = True
+        while n < self._n and clicks[n].tick < end_tick:
+            tick[n], channel[n] = clicks[n].tick, clicks[n].channel
+            cause[n], origin[n] = clicks[n].cause, clicks[n].origin
             n += 1
-            at[best] += 1
-            head[best] = click[1].tick if at[best] < self._channels[best].n else INT64_MAX
-        for c in range(self._n_channels):
-            self._channels[c].n -= at[c]
-            memmove(self._channels[c].clicks, self._channels[c].clicks + at[c], self._channels[c].n * sizeof(Click))
+        self._n -= n
+        memmove(self._clicks, clicks + n, self._n * sizeof(Click))
         self._last = max(self._last, end_tick)
         written[0] = n
         return 0

@@ -4,7 +4,9 @@ cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from numpy.random cimport bitgen_t
 
-from draw cimport draw_exponential, draw_normal, draw_prepare, draw_seed, draw_t, draw_uniform
+from draw cimport (
+    draw_exponential, draw_exponentials, draw_normal, draw_normals, draw_prepare, draw_seed, draw_t, draw_uniform,
+)
 
 draw_prepare()
 
@@ -48,10 +50,12 @@ cdef class Variates:
         cdef Py_ssize_t i
         if law not in ("random", "standard_normal", "standard_exponential"):
             raise ValueError(f"law {law!r}: random, standard_normal or standard_exponential")
-        for i in range(out.shape[0]):
-            if law == "random":
+        if out.shape[0] == 0:
+            return
+        if law == "standard_normal":
+            draw_normals(&self._stream, &out[0], out.shape[0])
+        elif law == "standard_exponential":
+            draw_exponentials(&self._stream, &out[0], out.shape[0])
+        else:
+            for i in range(out.shape[0]):
                 out[i] = draw_uniform(&self._stream)
-            elif law == "standard_normal":
-                out[i] = draw_normal(&self._stream)
-            else:
-                out[i] = draw_exponential(&self._stream)

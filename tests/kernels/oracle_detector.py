@@ -3,10 +3,21 @@
 import heapq
 import math
 
+import numpy as np
+
+from qkdhw_emulators._optics.detector import detect
 from qkdhw_emulators._optics.variates import Variates
 
 PHOTON, DARK, AFTERPULSE, BACKGROUND, BRIGHT = range(5)
 LATCH_CLICKS = 1024
+
+
+def detect_alone(chain, time_ps, bright, number, horizon_ps, click_ps, cause, origin):
+    """Run one detector as one of a receiver's; return how many arrivals were used and how many clicks written."""
+    detector, channel = np.zeros(len(time_ps), np.uint8), np.full(len(click_ps), 9, np.uint8)
+    used, n = detect([chain], time_ps, detector, bright, number, horizon_ps, click_ps, channel, cause, origin)
+    assert not channel[:n].any()
+    return used, n
 
 
 class Oracle:
@@ -18,7 +29,9 @@ class Oracle:
         latch_hz=0, period_ps=1, gate_width_ps=0, gate_fwhm_ps=0, gate_centre_ps=0,
     ):  # fmt: skip
         self.rng = Variates(bit_generator)
-        self.dead_time, self.paralysable, self.recovery = dead_time_ps, paralysable, recovery_ps
+        self.drawn = {"standard_normal": [], "standard_exponential": []}
+        self.dead_time, self.paralysable = dead_time_ps, paralysable
+        self.recovery, self.recovers = recovery_ps, 0.0
         self.components = list(zip(child_probability, child_tau_ps, strict=True))
         self.power_law = power_law
         self.children = power_law[0] + sum(child_probability)
@@ -37,16 +50,24 @@ class Oracle:
         self.open_time = max(0.0, -self.open) if self.width else 0.0  # time spent in gates; the first may be open at 0
         self.noise = self.next_noise()
 
+    def draw(self, law):
+        """Return a variate; 64 of a law are drawn at a time, and the last is taken first."""
+        if not self.drawn[law]:
+            block = np.empty(64)
+            self.rng.fill(law, block)
+            self.drawn[law] = block.tolist()
+        return self.drawn[law].pop()
+
     def failures(self, probability):
         if probability in {0, 1}:
-            self.rng.standard_exponential()
+            self.draw("standard_exponential")
             return 0 if probability else math.inf
-        return math.floor(self.rng.standard_exponential() / -math.log1p(-probability))
+        return math.floor(self.draw("standard_exponential") / -math.log1p(-probability))
 
     def next_noise(self):
         if not self.noise_rate:
             return math.inf
-        self.open_time += self.rng.standard_exponential() / self.noise_rate
+        self.open_time += self.draw("standard_exponential") / self.noise_rate
         if not self.width:
             return self.open_time
         gate, phase = divmod(self.open_time, self.width)
@@ -96,10 +117,14 @@ class Oracle:
     def is_live(self, t):
         if self.in_dead_time(t):
             return False
-        if not self.recovery:
+        if t - self.live_from >= self.recovers:
             return True
-        since = (t - self.live_from) / self.recovery
-        return since >= 40 or self.rng.standard_exponential() < since
+        self.draw_recovery()
+        return False
+
+    def draw_recovery(self):
+        if self.recovery:
+            self.recovers = self.recovery * self.draw("standard_exponential")
 
     def through_gate(self, t):
         if not self.width:
@@ -107,10 +132,11 @@ class Oracle:
         phase = (t - self.centre + self.period / 2) % self.period - self.period / 2
         if abs(phase) > self.width / 2:
             return False
-        return not self.fwhm or self.rng.standard_exponential() > 4 * math.log(2) * (phase / self.fwhm) ** 2
+        return not self.fwhm or self.draw("standard_exponential") > 4 * math.log(2) * (phase / self.fwhm) ** 2
 
     def click(self, t):
         self.live_from = t + self.dead_time
+        self.draw_recovery()
         if self.latch_hz:
             self.clicks += 1
             if self.clicks == LATCH_CLICKS:
@@ -119,10 +145,10 @@ class Oracle:
                 self.clicks, self.clicks_since = 0, t
         shown = t
         if self.jitter:
-            shown += self.jitter * self.rng.standard_normal()
+            shown += self.jitter * self.draw("standard_normal")
         self.until_tail -= 1
         if self.until_tail < 0:
-            shown += self.tail * self.rng.standard_exponential()
+            shown += self.tail * self.draw("standard_exponential")
             self.until_tail = self.failures(self.tail_weight)
         if not self.blinded:
             self.until_birth -= 1
@@ -161,4 +187,4 @@ class Oracle:
             while u >= self.components[which][0] and which + 1 < len(self.components):
                 u -= self.components[which][0]
                 which += 1
-        return self.components[which][1] * self.rng.standard_exponential()
+        return self.components[which][1] * self.draw("standard_exponential")

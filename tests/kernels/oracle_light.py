@@ -1,4 +1,4 @@
-"""Light by pulse: choices from NumPy's own Philox, one pulse at a time, and what clicks from closed forms."""
+"""Light by pulse: choices one pulse at a time from a Philox told in plain Python, and what clicks from closed forms."""
 
 import math
 
@@ -7,10 +7,17 @@ import numpy as np
 POISSON = 255
 
 
+def philox(low, high, key):
+    """Return the two words of a block of Philox2x64-10."""
+    for _ in range(10):
+        product = 0xD2B74407B1CE6E93 * low
+        low, high = product >> 64 ^ key ^ high, product % 2**64
+        key = (key + 0x9E3779B97F4A7C15) % 2**64
+    return low, high
+
+
 def word(key, pulse):
-    """Return a pulse's 64 bits; NumPy's counter goes up before the first block, so it begins one before."""
-    counter = (int(pulse) // 4 - 1) % 2**256
-    return int(np.random.Philox(key=key, counter=counter).random_raw(4)[pulse % 4])
+    return philox(int(pulse), int(key[1]), int(key[0]))[0]
 
 
 def draw(sixteen_bits, thresholds):

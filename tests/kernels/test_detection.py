@@ -131,7 +131,7 @@ def test_an_hour_costs_no_precision():
     cell_ps, n_cells, tick_fs = 10_000_000_000, 360_000, 3907
     clock = setup.Tagger(tick_fs=tick_fs, clock_offset_s=0.00731, clock_ppm=5.123, clock_drift_ppm_per_s=-0.001)
     oscillator = ReceiverOscillator(clock, cell_ps, np.random.SFC64(0))
-    tagger = Tagger(np.random.SFC64(0), 1, tick_ps=tick_fs / 1000)
+    tagger = Tagger(np.random.SFC64(0), [0.0], tick_ps=tick_fs / 1000)
     parts = [10**15 + round((5.123 - 0.001 * (k + 0.5) * 0.01) * 1e9) for k in range(n_cells)]
     rng = np.random.default_rng(7)
     looked_at = set(rng.integers(0, n_cells, 50).tolist()) | {n_cells - 1}
@@ -187,7 +187,7 @@ def test_a_clock_that_steps_back_goes_on_from_its_lower_reading(field):
     first = found.register(0, light, condition)
     assert first.ticks.tolist() == [60_000_000, 130_000_000]
     assert first.end_ticks == 140_000_000
-    found._tagger.add(0, np.array([-2e6]), np.zeros(1, np.uint8), np.array([77]), 150_000_000, 0.0, 1.0, 0.0)
+    found._tagger.add(np.array([-2e6]), *np.zeros((2, 1), np.uint8), np.array([77]), 150_000_000, 0.0, 1.0)
     setattr(condition, field, 0)
     second = found.register(1, light, condition)
     # what waits from before comes first, by the old clock; carried light has the new one

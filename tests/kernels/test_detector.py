@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_detector import Oracle
+from oracle_detector import Oracle, detect_alone
 
 from qkdhw_emulators._optics import detector
 from qkdhw_emulators._optics.detector import DetectorChain
@@ -27,7 +27,7 @@ def run(chain, time_ps, bright, number, horizon_ps, room=1000):
     parts, used = [], 0
     while True:
         out = np.full(room, -1.0), np.full(room, 99, np.uint8), np.full(room, -99, np.int64)
-        more, n = chain.detect(time_ps[used:], bright[used:], number[used:], horizon_ps, *out)
+        more, n = detect_alone(chain, time_ps[used:], bright[used:], number[used:], horizon_ps, *out)
         used += more
         parts.append([column[:n] for column in out])
         if n < room:
@@ -116,6 +116,30 @@ def test_without_randomness_cells_of_any_length_give_exactly_the_same(times, cel
     assert got[0].tolist() == expected
 
 
+@pytest.mark.parametrize("room", [13, 5000])
+def test_detectors_together_click_as_each_does_alone(room):
+    time_ps, bright, number = arrivals(4, n=3000)
+    which = np.random.default_rng(4).integers(0, 3, 3000).astype(np.uint8)
+    variants = [VARIANTS[1], VARIANTS[2], VARIANTS[8]]
+    chains = [DetectorChain(np.random.SFC64(k), **(EVERYTHING | v)) for k, v in enumerate(variants)]
+    parts, used, n = [], 0, room
+    while n == room:
+        out = np.empty(room), np.full(room, 9, np.uint8), np.empty(room, np.uint8), np.empty(room, np.int64)
+        light = (column[used:] for column in (time_ps, which, bright, number))
+        more, n = detector.detect(chains, *light, 100e6, *out)
+        used += more
+        parts.append([column[:n] for column in out])
+    found = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    assert used == 3000
+    assert (np.diff(found[0]) > -1000).all()  # in order but for jitter
+    for k, variant in enumerate(variants):
+        alone = DetectorChain(np.random.SFC64(k), **(EVERYTHING | variant))
+        want, _ = run(alone, *(column[which == k] for column in (time_ps, bright, number)), 100e6)
+        here = found[1] == k
+        assert_same([column[here] for column in (found[0], found[2], found[3])], want)
+        assert len(want[0]) > 100
+
+
 def test_blinded_dead_and_latched_detectors():
     light = arrivals(3, n=20_000)
     chain = DetectorChain(np.random.SFC64(1), **(EVERYTHING | {"dark_hz": 1e8, "background_hz": 1e8}))
@@ -195,10 +219,15 @@ def test_what_cannot_be_is_refused(arguments, message):
 def test_arrays_and_cells_that_do_not_fit_are_refused():
     chain = DetectorChain(np.random.SFC64(0), period_ps=10, gate_width_ps=5)
     f, u, i = np.zeros(2), np.zeros(2, np.uint8), np.zeros(2, np.int64)
-    with pytest.raises(ValueError, match="bright"):
-        chain.detect(f, u[:1], i, 1.0, f, u, i)
-    with pytest.raises(ValueError, match="cause"):
-        chain.detect(f, u, i, 1.0, f, u, i[:1])
+    for arguments, message in (
+        (([chain], f, u, u[:1], i, 1.0, f, u, u, i), "bright"),
+        (([chain], f, u, u, i, 1.0, f, u, u, i[:1]), "origin"),
+        (([chain], f, u + 1, u, i, 1.0, f, u, u, i), "1 is none of 1"),
+        (([], f, u, u, i, 1.0, f, u, u, i), "1 to 8"),
+        (([chain] * 9, f, u, u, i, 1.0, f, u, u, i), "1 to 8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            detector.detect(*arguments)
     with pytest.raises(ValueError, match="periods"):
         chain.rebase(11)
     with pytest.raises(ValueError, match="dark_hz"):

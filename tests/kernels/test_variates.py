@@ -54,11 +54,15 @@ def test_successive_variates_have_nothing_to_do_with_each_other(law):
         assert p_gauss(float((sample[:-lag] * sample[lag:]).mean()), 0.0, 1 / math.sqrt(N - lag)) > LEAST_P
 
 
-def test_one_at_a_time_is_the_same_stream():
+def test_blocks_of_256_are_the_stream_whatever_is_asked_for():
     one, many = Variates(np.random.SFC64(3)), Variates(np.random.SFC64(3))
-    out = np.empty(1000)
-    many.fill("standard_normal", out)
-    assert [one.standard_normal() for _ in range(1000)] == out.tolist()
+    out, parts = np.empty(1000), np.empty(1000)
+    for law in ("random", "standard_normal", "standard_exponential"):
+        many.fill(law, out)
+        for first, last in ((0, 256), (256, 768), (768, 1000)):
+            one.fill(law, parts[first:last])
+        assert parts.tolist() == out.tolist()
+    assert one.standard_normal() == many.standard_normal()
     assert one.standard_exponential() == many.standard_exponential()
     assert one.random() == many.random()
     assert Variates(np.random.SFC64(4)).random() != Variates(np.random.SFC64(5)).random()
