@@ -256,6 +256,26 @@ def test_bad_headers_are_refused_at_once(message, place):
         PairSifter(CLOCK, **WIDTHS).add_announcement(message)
 
 
+@pytest.mark.parametrize(
+    ("n", "first", "body", "place"),
+    [
+        (1, 0, b"\xa0", 20),  # padding
+        (1, 0, b"\x20\x00", 21),  # a byte too many
+        (2, 0, b"\x20", 20),  # stops before the second detection
+        (1, 1 << 60, b"\x40", 20),  # 2^60 + 1 is above the limit
+        (1, 0, b"\x00\x00\x00\xe0" + bytes(8), 20),  # 7 in the long form
+        (1, 0, b"\x00\x00\x00\xe0" + bytes(7), 20),  # the long form stops early
+        (0, 0, b"\x00", 20),
+    ],
+)
+def test_the_first_wrong_byte_of_an_announcement_is_named(n, first, body, place):
+    sifter = PairSifter(CLOCK, **WIDTHS)
+    sifter.close()
+    sifter.add_announcement(struct.pack("<4sIIq", b"QPA\x01", 0, n, first) + body)
+    with pytest.raises(PeerProtocolError, match=f"byte {place}:"):
+        list(sifter.answers())
+
+
 def test_announcements_may_be_lost_but_not_repeated_nor_flood(source):
     _, _, _, messages = source
     sifter = PairSifter(CLOCK, **WIDTHS, max_waiting=2)
