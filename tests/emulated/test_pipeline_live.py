@@ -4,6 +4,7 @@ import itertools
 import re
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from typer.testing import CliRunner
 from qkdhw.bench.pipeline import EventPipeline, Observer, sift_files
 from qkdhw.cli import app
 from qkdhw.drivers import open_unit
-from qkdhw.errors import PeerProtocolError
+from qkdhw.errors import EventError, PeerProtocolError, TransportClosedError, TransportTimeoutError
 from qkdhw.events.clock import SlotClock
 from qkdhw.events.monitors import MonitorBank, calibrate
 from qkdhw.events.wiring import FOUR_DETECTORS
-from qkdhw.model import DetectionBlock
+from qkdhw.model import DetectionBlock, PreparationBlock
 from qkdhw_emulators.faults import Fault
 from qkdhw_emulators.optics.parameters import LinkParameters
 from qkdhw_emulators.optics.presets import load_setup
@@ -93,19 +94,8 @@ def test_a_unit_whose_events_nobody_takes_is_not_read():
 
 
 def test_a_stream_that_is_told_to_stop_ends_and_keeps_what_came():
-    def endless():
-        for number in itertools.count():
-            ticks = np.arange(1000 * number, 1000 * (number + 1)) * 25
-            yield DetectionBlock(ticks, (ticks // 25 % 4 + 1).astype(np.uint8), np.zeros(1000, np.uint8), Fraction(40))
-
-    with EventPipeline(
-        endless(),
-        FOUR_DETECTORS,
-        period_ps=1000,
-        window_ps=900,
-        clock=SlotClock.nominal(Fraction(25)),
-        piece_events=1000,
-    ) as pipeline:
+    endless = (clicks(1000 * number, 1000) for number in itertools.count())
+    with opened(endless, piece_events=1000) as pipeline:
         for number, message in enumerate(pipeline):
             assert message
             with pytest.raises(PeerProtocolError):
@@ -115,6 +105,71 @@ def test_a_stream_that_is_told_to_stop_ends_and_keeps_what_came():
     check_balance(pipeline.statistics)
     assert 4000 <= pipeline.statistics.n_events <= 12_000
     assert pipeline.statistics.n_open == 0
+
+
+def clicks(first, n):
+    """One click a slot of 25 ticks, from a slot on."""
+    ticks = np.arange(first, first + n) * 25
+    return DetectionBlock(ticks, (ticks // 25 % 4 + 1).astype(np.uint8), np.zeros(n, np.uint8), Fraction(40))
+
+
+def opened(source, **options):
+    clock = SlotClock.nominal(Fraction(25))
+    return EventPipeline(source, FOUR_DETECTORS, period_ps=1000, window_ps=900, clock=clock, **options)
+
+
+def test_what_came_before_an_error_is_sifted():
+    def breaking():
+        yield clicks(0, 1000)
+        yield clicks(1000, 1000)
+        raise TransportClosedError("the cable is out")
+
+    with opened(breaking(), piece_events=1000) as pipeline:
+        next(pipeline)
+        next(pipeline)
+        with pytest.raises(TransportClosedError):
+            next(pipeline)
+    assert pipeline.statistics.n_events == 2000
+    check_balance(pipeline.statistics)
+
+
+def test_silence_is_told_in_time_and_asking_again_is_allowed():
+    go_on = threading.Event()
+
+    def silent():
+        yield clicks(0, 1000)
+        go_on.wait(20)
+        yield clicks(1000, 1000)
+
+    with opened(silent(), piece_events=1000, timeout_s=0.2) as pipeline:
+        next(pipeline)
+        with pytest.raises(TransportTimeoutError, match=r"nothing came for 0\.2 s"):
+            next(pipeline)
+        go_on.set()
+        next(pipeline)
+        assert pipeline.statistics.n_events == 2000
+
+
+def test_a_stream_keeps_its_tick_and_has_times_of_its_own():
+    first, other = clicks(0, 1000), clicks(1000, 1000)
+    with opened([first, replace(other, tick_ps=Fraction(41))], piece_events=1000) as pipeline:
+        next(pipeline)
+        with pytest.raises(EventError, match="tick changed"):
+            next(pipeline)
+    fine = replace(first, fine_ticks=np.zeros(1000, np.uint16), fine_tick_ps=Fraction(1))
+    with opened([fine]) as pipeline, pytest.raises(EventError, match="T3"):
+        next(pipeline)
+
+
+def test_a_known_clock_needs_no_sync_frame():
+    record = PreparationBlock(0, np.arange(5000, dtype=np.uint8) % 4 & 3)
+    clock = SlotClock.nominal(Fraction(25))
+    report = sift_files([clicks(0, 5000)], [record], period_ps=1000, window_ps=900, sync_pulses=0, clock=clock)
+    check_balance(report.receiver, report.sender)
+    # Detector 2 * basis + bit is clicked by pulse number modulo 4, and so was sent.
+    assert report.kept.tolist() == [[2500, 0, 0], [2500, 0, 0]]
+    assert report.errors.sum() == 0
+    assert report.gains[:, 0].tolist() == [1.0, 1.0]
 
 
 def test_the_examples_of_the_page_run(tmp_path, monkeypatch, capsys):

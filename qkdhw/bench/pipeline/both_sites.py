@@ -106,7 +106,8 @@ def sift_files(
         period_ps: Slot period.
         window_ps: Full width of the window around a slot's centre.
         wiring: Which input is which detector.
-        sync_pulses: Pulses at the start that are used for clock alignment, and for nothing else.
+        sync_pulses: Pulses at the start that are used for clock alignment, and for nothing else; 0 with a known `clock`
+            among the options.
         on_sifted: See `sift_both`.
         options: Further options of `EventPipeline`.
 
@@ -120,7 +121,7 @@ def sift_files(
             wiring,
             period_ps=period_ps,
             window_ps=window_ps,
-            sync_frame=lambda: sender.sync_frame,
+            sync_frame=(lambda: sender.sync_frame) if sync_pulses else None,
             **options,
         ) as receiver,
         sender,  # second: a transmitter's light goes nowhere before the receiver runs
