@@ -134,6 +134,20 @@ def test_any_cut_of_own_events_gives_the_same(source, cuts, announced):
     assert [facts(a) for a in answers] == [facts(a) for a in sift_whole(source)]
 
 
+@pytest.mark.parametrize("cuts", [[5, 6000], [3000], range(0, 12_000, 700)])
+def test_windows_longer_than_a_bridge_are_cut_alike(cuts):
+    rng = np.random.default_rng(4)
+    own = np.sort(rng.integers(0, 60, 12_000)), rng.integers(0, 4, 12_000, dtype=np.uint8)
+    message = PairAnnouncer().announce(np.sort(rng.integers(0, 60, 3000)), rng.integers(0, 4, 3000, dtype=np.uint8))
+    found = []
+    for cut in ([], list(cuts)):
+        sifter = PairSifter(PairClock(0, Fraction(1)), window_ticks=10, tracking_ticks=40)
+        sifter.add_announcement(message)
+        found.append([facts(answer) for answer in feed(sifter, *own, cut)])
+    assert found[0] == found[1]
+    assert found[0][0][-1].contested > 100
+
+
 def test_error_rate_and_sizes_are_as_expected():
     own, theirs = entangled_source(duration_s=1.0, seed=3)
     announcer, sifter = PairAnnouncer(), PairSifter(CLOCK, **WIDTHS)
@@ -216,6 +230,7 @@ def test_after_a_bad_announcement_the_next_is_answered(source):
         sifter.add_announcement(message)
     with pytest.raises(PeerProtocolError, match=f"byte {len(messages[0]) - 3}|byte {len(messages[0]) - 4}"):
         list(sifter.answers())
+    assert sifter.servo_ticks == 0
     kept = [len(a.sifted.kept) for a in sifter.answers()]
     want = [len(a.sifted.kept) for a in sift_whole(source)]
     assert np.abs(np.subtract(kept, want[1:])).max() < 10  # the servo did not see the first
@@ -313,7 +328,7 @@ def test_own_events_beyond_the_limit_are_dropped_and_counted(source):
 
 def test_events_that_are_done_make_room():
     own, theirs = entangled_source(duration_s=0.5)
-    sifter = PairSifter(CLOCK, **WIDTHS, max_events=4300)
+    sifter = PairSifter(CLOCK, **WIDTHS, max_events=4230)
     sifter.add_announcement(PairAnnouncer().announce(*theirs))
     (answer,) = feed(sifter, *own, list(range(0, len(own[0]), 4200)))
     assert sifter.dropped_events == 0
