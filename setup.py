@@ -65,7 +65,7 @@ setup(
     ext_modules=cythonize(
         extensions,
         include_path=["ext", "ext/optics"],
-        build_dir="build/cython" if mode == "release" else f"build/judge/{mode}/cython",
+        build_dir="build/judge/bounds/cython" if debug else "build/cython",
         compiler_directives={
             "language_level": 3,
             "boundscheck": debug,
@@ -75,7 +75,7 @@ setup(
             "embedsignature": True,
             "binding": True,
             "autotestdict": False,
-            "show_performance_hints": mode == "release",
+            "show_performance_hints": not debug,
         },
     ),
 )
