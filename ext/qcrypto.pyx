@@ -150,7 +150,8 @@ def decode_fast_words(
 ):
     """Decode the 32-bit words of a TDC2's fast mode; return the number of events.
 
-    As `decode_words`, but times have 26 bits, and a word 0 is skipped and counted.
+    As `decode_words`, but times have 26 bits, a word 0 is skipped and counted, and a wrap is a step back by more than
+    a quarter of the range: the tagger sends a dummy every half of it, so no true step is longer than three quarters.
 
     Args:
         word: uint32 (n,).
@@ -171,13 +172,13 @@ def decode_fast_words(
     return count
 
 
-cdef inline bint _unwrap(int64_t raw, int64_t span, int64_t* previous, int64_t* base) noexcept nogil:
+cdef inline bint _unwrap(int64_t raw, int64_t span, int64_t back, int64_t* previous, int64_t* base) noexcept nogil:
     """Put the wraps before a time into base and return True, or return False if there are too many."""
-    if previous[0] - raw > span >> 1 and previous[0] >= 0:
+    if previous[0] - raw > back and previous[0] >= 0:
         if base[0] > LARGEST_TICKS - span:
             return False
         base[0] += span
-    elif raw - previous[0] > span >> 1 and base[0] > 0:
+    elif raw - previous[0] > span - back and base[0] > 0:
         base[0] -= span
     previous[0] = raw
     return True
@@ -255,7 +256,7 @@ cdef Py_ssize_t _decode(
             if high_word_first:
                 w = (w << 32) | (w >> 32)
             raw = <int64_t>(w >> shift)
-            if _unwrap(raw, span, &previous, &base):
+            if _unwrap(raw, span, span >> 1, &previous, &base):
                 k += _put(
                     w & 31, base + raw, &time[k], &channel[k], &kind[k], &pattern_count[0], &state[DUMMY_RECORDS]
                 )
@@ -284,7 +285,7 @@ cdef Py_ssize_t _decode_fast(
             state[VOID_RECORDS] += 1
             continue
         raw = word[i] >> (32 - FAST_BITS)
-        if _unwrap(raw, span, &previous, &base):
+        if _unwrap(raw, span, span >> 2, &previous, &base):
             k += _put(
                 word[i] & 31, base + raw, &time[k], &channel[k], &kind[k], &pattern_count[0], &state[DUMMY_RECORDS]
             )

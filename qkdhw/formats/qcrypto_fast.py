@@ -29,7 +29,7 @@ WORDS = ShortWords(
     name="TDC2 fast mode files",
     tick_ps=Fraction(125, 32),
     time_bits=TIME_BITS,
-    silence_ticks=1 << (TIME_BITS - 2),
+    silence_ticks=1 << (TIME_BITS - 1),
     back_ticks=1 << (TIME_BITS - 2),
 )
 
@@ -37,7 +37,7 @@ WORDS = ShortWords(
 class FastModeDecoder(FixedDecoder):
     """Decodes fast mode words as they come.
 
-    The counter is unwrapped: a step back by more than half of its range is a wrap, a smaller one stays as it is.
+    The counter is unwrapped: a step back by more than a quarter of its range is a wrap, a smaller one stays as it is.
     """
 
     def __init__(self, *, tolerant: bool = False, name: str = "the stream") -> None:

@@ -36,9 +36,9 @@ def decode_fast(words):
     for word in some:
         raw = word >> 6
         if previous is not None:
-            if previous - raw > 2**25:
+            if previous - raw > 2**24:
                 base += 2**26
-            elif raw - previous > 2**25 and base:
+            elif raw - previous > 3 * 2**24 and base:
                 base -= 2**26
         previous = raw
         if word & 16:

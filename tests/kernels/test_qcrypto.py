@@ -74,6 +74,15 @@ def test_fast_mode_equals_the_oracle_for_any_split(words, cuts):
     assert (events, patterns.tolist(), int(state[2]), int(state[5])) == oracle.decode_fast(words)
 
 
+def test_dummies_half_a_round_apart_carry_fast_mode_over_a_silence():
+    # As a TDC2 sends them: not quite half a round apart, either way.
+    words = [(time % 2**26) << 6 | 0x38 for time in (2**25 - 5, 2**26, 2**26 + 2**25 - 3, 2**27 - 8)]
+    time, channel, kind = np.empty(16, np.int64), np.empty(16, np.uint8), np.empty(16, np.uint8)
+    state = np.array([-1, 0, 0, 0, -1, 0], np.int64)
+    count = qcrypto.decode_fast_words(np.array(words, np.uint32), time, channel, kind, np.zeros(16, np.int64), state)
+    assert time[:count].tolist() == [2**25 - 5, 2**26, 2**26 + 2**25 - 3, 2**27 - 8]
+
+
 def test_several_inputs_of_one_word_are_events_of_the_same_time():
     events, patterns, _, _, _ = run([1000 << 10 | 0b1011], [], 54, False)
     assert events == [(1000, 1, 0), (1000, 2, 0), (1000, 4, 0)]

@@ -6,12 +6,16 @@ tests are skipped.
 
 import os
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
+import fpfind
 import numpy as np
 import pytest
+import tttrlib
+from fpfind.lib import parse_timestamps
 
-from qkdhw.formats import open_events, report_events
+from qkdhw.formats import EventDecoder, open_events, report_events
 
 FOLDER = Path(os.environ.get("QKDHW_CAPTURES", Path(__file__).resolve().parents[3] / "shared" / "data" / "events"))
 T2 = "200204_HH400_T2_320MHz_HBT.timeres"
@@ -135,3 +139,45 @@ def test_any_block_size_gives_the_same_events(name):
     cut = columns(name, 997)
     for column, same in zip(whole, cut, strict=True):
         np.testing.assert_array_equal(column, same)
+
+
+@pytest.mark.parametrize("name", [T2, T3, QUTAG, TDC2, *ROLLOVER, OLD_CARD, MINIMAL])
+@pytest.mark.parametrize("tolerant", [False, True])
+def test_bytes_as_they_come_give_the_same_events(name, tolerant):
+    source = open_events(FOLDER / name)
+    data = (FOLDER / name).read_bytes()
+    whole = columns(name, 10**7)
+    # Single bytes first, then pieces of a number of bytes that is prime, so that records are cut everywhere.
+    decoder = EventDecoder(source.format, tolerant=tolerant)
+    edges = [
+        *range(200_000 if tolerant else 20_000),
+        *range(200_000 if tolerant else 20_000, len(data), 1009),
+        len(data),
+    ]
+    blocks = [
+        decoder.feed(data[first:end]) for first, end in pairwise(sorted({min(edge, len(data)) for edge in edges}))
+    ]
+    blocks.append(decoder.finish())
+    assert decoder.tick_ps == source.tick_ps
+    assert decoder.tally.invalid_records == decoder.tally.missing_records == decoder.tally.trailing_bytes == 0
+    for column, wanted in zip(("time_ticks", "channel", "kind"), whole, strict=True):
+        np.testing.assert_array_equal(np.concatenate([getattr(block, column) for block in blocks]), wanted)
+
+
+@pytest.mark.parametrize("name", [T2, T3, MINIMAL])
+def test_tttrlib_reads_the_same_times(name, tmp_path):
+    # It looks at the name's ending; it numbers inputs from 0, and calls the sync input 0 as well.
+    (tmp_path / "x.ptu").write_bytes((FOLDER / name).read_bytes())
+    found = tttrlib.TTTR(str(tmp_path / "x.ptu"), "PTU")
+    time, channel, _ = columns(name)
+    np.testing.assert_array_equal(found.macro_times.astype(np.int64), time)
+    np.testing.assert_array_equal(found.routing_channels, np.maximum(channel.astype(int) - 1, 0))
+
+
+def test_fpfind_reads_the_same_words():
+    exact = {"resolution": fpfind.TSRES.PS4, "fractional": False}
+    time, pattern = parse_timestamps.read_a1(FOLDER / TDC2, **exact)
+    ours, channel, _ = columns(TDC2)
+    index, bit = np.nonzero(pattern[:, None] >> np.arange(4, dtype=np.uint32) & 1)
+    np.testing.assert_array_equal(ours, time[index].astype(np.int64))
+    np.testing.assert_array_equal(channel, bit + 1)
