@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
-WORKERS ?= 4
+WORKERS ?= 8
 COVERAGE := 92
 RUNS   ?= 100000
 SEED   ?= 1
@@ -15,7 +15,7 @@ SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/optics/*.pyx ext/optics/*.pxd) set
 ON_PATH = $(BIN)/python -c "import pathlib, sysconfig; \
   pathlib.Path(sysconfig.get_path('purelib'), 'qkdhw-checkout.pth').write_text('$(CURDIR)\n')"
 
-.PHONY: help demo test tests sanitize bounds fuzz check bench docs format dist lock clean system
+.PHONY: help demo test sanitize bounds fuzz check bench docs format dist lock clean system
 
 help:            ## show this list
 	@sed -n 's/^\([a-z]*\): .*##/  make \1\t/p' Makefile
@@ -26,11 +26,14 @@ demo: $(VENV)/.run system ## the main job: two emulated QKD units to one key in 
 test: tests      ## every test, then the judges of the compiled code
 	@$(MAKE) --no-print-directory --jobs=2 sanitize fuzz
 
-tests: $(VENV)/.dev system ## every test, with coverage; they wait more than they work: four at a time on two cores
+tests: $(VENV)/.dev system ## every test, with coverage; they wait more than they work: eight at a time on two cores
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n $(WORKERS) --maxschedchunk 1 $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=$(COVERAGE)
+
+judges: $(VENV)/.dev ## the compiled code under sanitizers, with every index checked, and fuzzed
+	@$(MAKE) --no-print-directory --jobs=2 sanitize fuzz
 
 # Builds of the kernels that see more, each in a folder of its own: build/judge/NAME.
 build_judge = @mkdir -p build/judge && echo "building the kernels for make $@" && \

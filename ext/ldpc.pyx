@@ -33,7 +33,7 @@ cdef extern from *:
         for (int z0 = 0; z0 < size; z0 += LANES) {
             int width = size - z0 < LANES ? size - z0 : LANES;
             int32_t start_bits[LANES];
-            for (int k = 0; k < LANES; k++) start_bits[k] = 0x3F800000 | (k < width ? (int32_t)syndrome[z0 + k] << 31 : 0);
+            for (int k = 0; k < LANES; k++) start_bits[k] = 0x3F800000 | (k < width ? (int32_t)((uint32_t)syndrome[z0 + k] << 31) : 0);
             ldpc_f run;
             memcpy(&run, start_bits, sizeof run);
             for (int e = 0; e < degree; e++) {

@@ -224,13 +224,13 @@ cdef Py_ssize_t _put_invalid(
     return k + 1
 
 
-cdef bint _add_overflow(int64_t[::1] state, int64_t* base, int64_t ticks) noexcept nogil:
-    """Carry the clock on and return True, or return False if that is beyond any recording."""
+cdef int _add_overflow(int64_t[::1] state, int64_t* base, int64_t ticks) except -1 nogil:
+    """Carry the clock on and return 1, or return 0 if that is beyond any recording."""
     if ticks > LARGEST_TICKS - base[0]:
-        return False
+        return 0
     state[OVERFLOW_RECORDS] += 1
     base[0] += ticks
-    return True
+    return 1
 
 
 cdef Py_ssize_t _picoharp_t2(

@@ -214,7 +214,7 @@ cdef inline Py_ssize_t _put(
 
 cdef inline Py_ssize_t _put_invalid(
     int64_t[::1] state, Py_ssize_t i, int64_t ticks, int64_t* time, uint8_t* channel, uint8_t* kind
-) noexcept nogil:
+) except -1 nogil:
     if state[FIRST_INVALID] < 0:
         state[FIRST_INVALID] = i
     state[INVALID_RECORDS] += 1

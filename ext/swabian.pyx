@@ -88,7 +88,7 @@ cdef int _decode(
             record[0] <= TYPE_MISSED and record[1] == 0 and -127 <= source <= 127 and (source != 0 or not is_tag)
             and (missed == 0 or record[0] == TYPE_MISSED)
         )
-        channel[i] = <uint8_t>(source if source >= 0 else 128 - source)
+        channel[i] = <uint8_t>(source if source >= 0 else 128 - <int64_t>source)
         if valid:
             kind[i] = KIND[record[0]]
             state[MISSED_EVENTS] += missed

@@ -1,8 +1,7 @@
 """Turn the light that reaches detectors into clicks.
 
-Photons, noise and afterpulses are taken in the order of their times; each may be refused by the gate, the dead time, the
-recovery after it, blinding or latching. What follows from a click (dead time, afterpulses) is at its true time; jitter
-is in the registered time alone. State survives from cell to cell, so cells may be of any length.
+Photons, noise and afterpulses are taken in the order of their times; each may be refused by gate, dead time, recovery,
+blinding or latching. What follows from a click is at its true time; jitter is in the registered time alone.
 
 All detectors are gone through together, so that their clicks come in one order of time. Each has a random stream of its
 own, drawn from in the order of its events and nothing else, normal and exponential variates 64 at a time: a readable

@@ -181,12 +181,12 @@ cdef class PulseLight:
                 self.most = max(self.most, self.click[s])
         return 0
 
-    cdef inline Py_ssize_t _choice(self, uint64_t word) noexcept nogil:
+    cdef inline Py_ssize_t _choice(self, uint64_t word) except -1 nogil:
         cdef Py_ssize_t basis = _draw(word >> 16, &self.basis)
         cdef Py_ssize_t bit = 0 if self.three_state and basis == 1 else (word >> 32) & 1
         return (_draw(word, &self.intensity) * 3 + basis) * 2 + bit
 
-    cdef inline Py_ssize_t _state(self, int64_t pulse, const uint64_t *keys) noexcept nogil:
+    cdef inline Py_ssize_t _state(self, int64_t pulse, const uint64_t *keys) except -1 nogil:
         cdef Py_ssize_t choice = self._choice(philox_word(pulse, keys + ALICE))
         cdef Py_ssize_t k, bob = 0, hidden = 0
         cdef double eve
@@ -198,12 +198,12 @@ cdef class PulseLight:
                 hidden += eve >= self.hidden[choice, bob, k]
         return (choice * self.hidden.shape[1] + bob) * self.hidden.shape[2] + hidden
 
-    cdef inline Py_ssize_t _mode(self, Py_ssize_t state, double place) noexcept nogil:
+    cdef inline Py_ssize_t _mode(self, Py_ssize_t state, double place) except -1 nogil:
         return rank(&self.cumulative[state, 0], self.cumulative.shape[1] - 1, place)
 
     cdef inline int _put(
         self, const Candidate *c, Py_ssize_t mode, double deviation, Photons *out,
-    ) noexcept nogil:
+    ) except -1 nogil:
         """Write a photon into its place in time."""
         cdef Py_ssize_t j = out.n
         cdef double time = c.pulse * self.period_ps + self.state_offset_ps[c.state] + self.mode_offset_ps[mode]
@@ -221,7 +221,7 @@ cdef class PulseLight:
 
     cdef Py_ssize_t _points(
         self, draw_t *stream, Candidate *found, uint64_t *position, int64_t n_pulses,
-    ) noexcept nogil:
+    ) except -1 nogil:
         """Find the next points of the brightest light; return how many, less than a batch when the pulses end."""
         cdef double[BATCH] gaps
         cdef double steps = PULSE / self.brightest, mean_per_step = self.brightest / PULSE
@@ -236,7 +236,7 @@ cdef class PulseLight:
         position[0] = at
         return BATCH
 
-    cdef int _look_up(self, Candidate *found, Py_ssize_t count, int64_t first, const uint64_t *keys) noexcept nogil:
+    cdef int _look_up(self, Candidate *found, Py_ssize_t count, int64_t first, const uint64_t *keys) except -1 nogil:
         """Look up the states of some candidates."""
         cdef Py_ssize_t i
         for i in range(count):
@@ -246,7 +246,7 @@ cdef class PulseLight:
     cdef int _vary(
         self, draw_t *stream, Candidate *found, Py_ssize_t count, int64_t first, const uint64_t *keys,
         int64_t *pulse, double *factor,
-    ) noexcept nogil:
+    ) except -1 nogil:
         """Scale places as the noise of the source and the pulse before scale the mean; one pulse has one factor."""
         cdef double[BATCH] deviations
         cdef double deviation
@@ -267,7 +267,7 @@ cdef class PulseLight:
 
     cdef int _poissonian(
         self, draw_t *stream, const uint64_t *keys, int64_t first, int64_t n_pulses, Photons *out,
-    ) noexcept nogil:
+    ) except -1 nogil:
         """Draw the photons of Poissonian states."""
         cdef Candidate[BATCH] found
         cdef double[BATCH] deviations
@@ -292,7 +292,7 @@ cdef class PulseLight:
 
     cdef int _counted(
         self, draw_t *stream, const uint64_t *keys, int64_t first, int64_t n_pulses, Photons *out,
-    ) noexcept nogil:
+    ) except -1 nogil:
         """Draw the photons of states of a known number."""
         cdef Candidate c
         cdef int64_t pulse = 0, photons
@@ -310,7 +310,7 @@ cdef class PulseLight:
             for photons in range(self._number(stream, &c)):
                 self._put(&c, self._mode(c.state, draw_uniform(stream) * total), draw_normal(stream), out)
 
-    cdef int64_t _number(self, draw_t *stream, const Candidate *c) noexcept nogil:
+    cdef int64_t _number(self, draw_t *stream, const Candidate *c) except -1 nogil:
         """Return how many detectable photons an accepted pulse of a known number has."""
         cdef uint8_t photons = self.photons[c.state], k
         cdef double share = min(self.cumulative[c.state, self.cumulative.shape[1] - 1], ALMOST_ONE)

@@ -302,7 +302,8 @@ cdef class Tagger:
             cause[n], origin[n] = clicks[n].cause, clicks[n].origin
             n += 1
         self._n -= n
-        memmove(self._clicks, clicks + n, self._n * sizeof(Click))
+        if self._n:
+            memmove(self._clicks, clicks + n, self._n * sizeof(Click))
         self._last = max(self._last, end_tick)
         written[0] = n
         return 0

@@ -1,7 +1,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-# n records in, at most n events out; returns the number of events, of which those of kind 255 are invalid records. state: int64 (4,).
+# n records in, at most n events out, of which those of kind 255 are invalid records; returns how many.
+# state: int64 (4,).
 
 def decode_picoharp_t2(
     record: NDArray[np.uint32],  # (n,)

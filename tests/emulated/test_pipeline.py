@@ -94,7 +94,7 @@ def test_a_live_link_is_what_its_model_says_and_not_another(preset):
     assert p_of_report(report, setup, *judged) > LEAST_P
     worse = changed(setup, receiver={"misalignment": (0.03, 0.03, 0.0)})
     assert p_of_report(report, worse, *judged) < LEAST_P
-    dimmer = changed(setup, channel={"length_km": setup.channel.length_km + 1})
+    dimmer = changed(setup, channel={"length_km": setup.channel.length_km + 2})
     assert p_of_report(report, dimmer, *judged) < LEAST_P
 
 

@@ -15,7 +15,9 @@ from qkdhw.errors import TransportClosedError
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("ip") is None, reason="making a network needs root and iproute2"
 )
-UNIT = "10.77.31.2"
+# Runs side by side have a network each, or one would call the other's unit.
+NETWORK = f"10.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}"
+HOST, UNIT = f"{NETWORK}.1", f"{NETWORK}.2"
 ANSWER_TIMEOUT_S, AWAY_S = 30.0, 4.0
 SERVER = f"""
 import sys
@@ -46,7 +48,7 @@ def network():
         pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
     try:
         ip("link", "add", f"{name}a", "type", "veth", "peer", "name", f"{name}b", "netns", name)
-        ip("addr", "add", "10.77.31.1/30", "dev", f"{name}a")
+        ip("addr", "add", f"{HOST}/30", "dev", f"{name}a")
         ip("link", "set", f"{name}a", "up")
         ip("-n", name, "addr", "add", f"{UNIT}/30", "dev", f"{name}b")
         ip("-n", name, "link", "set", f"{name}b", "up")
