@@ -15,7 +15,7 @@ SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/optics/*.pyx ext/optics/*.pxd) set
 ON_PATH = $(BIN)/python -c "import pathlib, sysconfig; \
   pathlib.Path(sysconfig.get_path('purelib'), 'qkdhw-checkout.pth').write_text('$(CURDIR)\n')"
 
-.PHONY: help demo test sanitize bounds fuzz check bench docs format dist lock clean system
+.PHONY: help demo test judges sanitize bounds fuzz check bench docs format dist lock clean system
 
 help:            ## show this list
 	@sed -n 's/^\([a-z]*\): .*##/  make \1\t/p' Makefile
