@@ -23,10 +23,7 @@ help:            ## show this list
 demo: $(VENV)/.run system ## the main job: two emulated QKD units to one key in two HSMs and a TLS session on it
 	@$(BIN)/qkdhw demo $(ARGS)
 
-test: tests      ## every test, then the judges of the compiled code
-	@$(MAKE) --no-print-directory --jobs=2 sanitize fuzz
-
-tests: $(VENV)/.dev system ## every test, with coverage; they wait more than they work: eight at a time on two cores
+test: $(VENV)/.dev system ## every test, with coverage; they wait more than they work: eight at a time on two cores
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n $(WORKERS) --maxschedchunk 1 $(ARGS)
 	$(BIN)/coverage combine --quiet
