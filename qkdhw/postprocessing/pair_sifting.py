@@ -185,7 +185,7 @@ class PairAnnouncer:
 
 
 @dataclass(frozen=True, slots=True)
-class PairClock:
+class AnnouncedClock:
     """The peer's clock on the own one, from an alignment.
 
     Attributes:
@@ -242,7 +242,7 @@ class PairSifter:
 
     def __init__(
         self,
-        clock: PairClock,
+        clock: AnnouncedClock,
         *,
         window_ticks: int,
         tracking_ticks: int,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qkdhw.postprocessing.pair_sifting import PairAnnouncer, PairClock, PairSifter
+from qkdhw.postprocessing.pair_sifting import AnnouncedClock, PairAnnouncer, PairSifter
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from pair_source import entangled_source, error_rate
@@ -60,7 +60,7 @@ def test_bench_pair_sift(benchmark):
 
     def sift(servo_pairs=1024):
         sifter = PairSifter(
-            PairClock(OFFSET, Fraction(1)), window_ticks=WINDOW, tracking_ticks=TRACKING, servo_pairs=servo_pairs,
+            AnnouncedClock(OFFSET, Fraction(1)), window_ticks=WINDOW, tracking_ticks=TRACKING, servo_pairs=servo_pairs,
             max_waiting=100,
         )  # fmt: skip
         answers = []

@@ -15,7 +15,7 @@ from fuzz_target import Target
 from qkdhw.drivers import apt_packets, idq_settings, single_quantum_websq
 from qkdhw.errors import PeerProtocolError, WireFormatError
 from qkdhw.postprocessing import messages
-from qkdhw.postprocessing.pair_sifting import PairAnnouncer, PairClock, PairSifter
+from qkdhw.postprocessing.pair_sifting import AnnouncedClock, PairAnnouncer, PairSifter
 from qkdhw.postprocessing.sifting import announce, parse_announcement, sift_at_receiver
 
 _LATE = 1 << 50
@@ -59,7 +59,7 @@ def own_events() -> tuple[np.ndarray, np.ndarray]:
 
 def answers_to(message: bytes, pieces: int) -> list[object]:
     """Announce to a sifter, which gets its own events in pieces, and return its answers, or that it refused."""
-    sifter = PairSifter(PairClock(offset_ticks=0, ticks_per_unit=Fraction(1)), window_ticks=3, tracking_ticks=6)
+    sifter = PairSifter(AnnouncedClock(offset_ticks=0, ticks_per_unit=Fraction(1)), window_ticks=3, tracking_ticks=6)
     ticks, detectors = own_events()
     answers: list[object] = []
     try:

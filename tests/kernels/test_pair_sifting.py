@@ -12,9 +12,9 @@ from oracle_pair_sifting import PairOracle, encode_gaps
 from pair_source import entangled_source, error_rate
 from qkdhw._core.pair_sifting import check_events, sift_announced
 from qkdhw.errors import PeerProtocolError
-from qkdhw.postprocessing.pair_sifting import PairAnnouncer, PairClock, PairSifter
+from qkdhw.postprocessing.pair_sifting import AnnouncedClock, PairAnnouncer, PairSifter
 
-CLOCK = PairClock(1_234_567, Fraction(1))
+CLOCK = AnnouncedClock(1_234_567, Fraction(1))
 WIDTHS = {"window_ticks": 10, "tracking_ticks": 40}
 
 
@@ -64,7 +64,7 @@ def test_sifting_equals_the_oracle_and_both_sites_agree(
     cut = data.draw(st.integers(0, len(theirs[0])))
     announcer = PairAnnouncer()
     sifter = PairSifter(
-        PairClock(offset, rate), window_ticks=widths[0], tracking_ticks=widths[1], servo_pairs=servo_pairs
+        AnnouncedClock(offset, rate), window_ticks=widths[0], tracking_ticks=widths[1], servo_pairs=servo_pairs
     )
     oracle = PairOracle(own[0].tolist(), own[1].tolist(), round(rate * 2**48), offset, *widths, servo_pairs)
     parts = [(theirs[0][:cut], theirs[1][:cut]), (theirs[0][cut:], theirs[1][cut:])]
@@ -142,11 +142,22 @@ def test_crowded_windows_are_cut_alike(cuts, window, tracking):
     message = PairAnnouncer().announce(np.sort(rng.integers(0, 60, 3000)), rng.integers(0, 4, 3000, dtype=np.uint8))
     found = []
     for cut in ([], list(cuts)):
-        sifter = PairSifter(PairClock(0, Fraction(1)), window_ticks=window, tracking_ticks=tracking)
+        sifter = PairSifter(AnnouncedClock(0, Fraction(1)), window_ticks=window, tracking_ticks=tracking)
         sifter.add_announcement(message)
         found.append([facts(answer) for answer in feed(sifter, *own, cut)])
     assert found[0] == found[1]
     assert found[0][0][-1].several > 1000
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [1, 2], [2]])
+@pytest.mark.parametrize("next_ticks", [15, 16, 17, 18, 30])  # the stream is cut before, between and after the two
+def test_an_event_is_taken_once_wherever_the_stream_is_cut(cuts, next_ticks):
+    one = np.zeros(2, np.uint8)
+    sifter = PairSifter(AnnouncedClock(0, Fraction(1)), window_ticks=3, tracking_ticks=6)
+    sifter.add_announcement(PairAnnouncer().announce(np.array([10, 11]), one))
+    own = np.array([12, next_ticks, 500])
+    (answer,) = feed(sifter, own, np.zeros(3, np.uint8), cuts)
+    assert (answer.counts.matched, answer.sifted.kept.tolist()) == (1, [0])
 
 
 def test_error_rate_and_sizes_are_as_expected():
@@ -375,7 +386,7 @@ def test_what_cannot_be_is_refused():
         with pytest.raises(ValueError, match=r"window_ticks|servo_pairs|max_"):
             PairSifter(CLOCK, **options)
     with pytest.raises(ValueError, match="range"):
-        PairSifter(PairClock(0, Fraction(0)), **WIDTHS)
+        PairSifter(AnnouncedClock(0, Fraction(0)), **WIDTHS)
 
 
 def test_the_kernel_refuses_arrays_that_do_not_fit():

@@ -24,8 +24,7 @@ from qkdhw.events.pair_alignment import MAX_OFFSET_S, PairAlignment, align_pair_
 from qkdhw.events.pair_correlation import PairClock
 from qkdhw.events.wiring import Wiring
 from qkdhw.model import DetectionBlock
-from qkdhw.postprocessing.pair_sifting import PairAnnouncer, PairAnswer, PairSifter, SiftedPairs
-from qkdhw.postprocessing.pair_sifting import PairClock as SifterClock
+from qkdhw.postprocessing.pair_sifting import AnnouncedClock, PairAnnouncer, PairAnswer, PairSifter, SiftedPairs
 from qkdhw.quantities import PS_PER_S
 
 ALIGN_S = Fraction(2)
@@ -322,7 +321,7 @@ class PairSifterPipeline(_PairSite):
             span_ticks=int(span_s * PS_PER_S / unit_ps) + 1,
         )
         self._sifter = PairSifter(
-            SifterClock(round(found.clock.map_ticks(0)), found.clock.rate),
+            AnnouncedClock(round(found.clock.map_ticks(0)), found.clock.rate),
             window_ticks=int(self._window_ps / 2 / tick_ps),
             tracking_ticks=int(self._tracking_ps / 2 / tick_ps),
             max_waiting=MAX_WAITING,
