@@ -92,6 +92,7 @@ def process_files(
         options,
         records=tuple(_absolute(path) for path in options.records),
         partners=tuple(_absolute(path) for path in options.partners),
+        bases=tuple(_absolute(path) for path in options.bases),
         seed=options.seed or secrets.token_bytes(32),
     )
     paths = tuple(_absolute(path) for path in files)

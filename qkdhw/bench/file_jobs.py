@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw.bench.pipeline import SeededBytes, SiftedBits, sift_files, sift_pairs
+from qkdhw.bench.pipeline import RecordReader, SeededBytes, SiftedBits, sift_files, sift_pairs
 from qkdhw.errors import ConfigurationError, EventError, QkdhwError
 from qkdhw.events.wiring import FOUR_DETECTORS, Wiring
 from qkdhw.formats import open_events, report_events
@@ -35,6 +35,8 @@ class ProcessOptions:
     Attributes:
         records: A sender's record for each file, or none at all.
         partners: The other site's event file for each file, or none at all.
+        bases: With records, of a receiver that switches: its own record of bases for each file. Without it the
+            detectors say the basis.
         window_ps: Full width of the window; needed for sifting.
         period_ps: Slot period; needed with records.
         dead_time_ps: Longest dead time of the detectors, with records.
@@ -52,6 +54,7 @@ class ProcessOptions:
 
     records: tuple[Path, ...] = ()
     partners: tuple[Path, ...] = ()
+    bases: tuple[Path, ...] = ()
     window_ps: Fraction | int = 0
     period_ps: Fraction | int = 0
     dead_time_ps: Fraction | int = 0
@@ -65,6 +68,8 @@ class ProcessOptions:
     def __post_init__(self) -> None:
         if self.records and self.partners:
             raise ValueError("a file is sifted against a record or against its partner's events, not both")
+        if self.bases and not self.records:
+            raise ValueError("a receiver's bases belong to sender's records")
         if (self.records or self.partners) and self.window_ps <= 0:
             raise ValueError("sifting needs window_ps")
         if self.records and self.period_ps <= 0:
@@ -199,18 +204,21 @@ def _sifted(job: FileJob, files: Mapping[str, _BitFile]) -> dict[str, Any]:
             files[f"{site}.key"].write(bits.key_bits, bits.n_key, high_first=False)
             files[f"{site}.test"].write(bits.test_bits, bits.n_test, high_first=False)
 
-    report = sift_files(
-        open_events(job.path, tolerant=options.tolerant),
-        options.records[job.number],
-        period_ps=options.period_ps,
-        window_ps=options.window_ps,
-        dead_time_ps=options.dead_time_ps,
-        sync_pulses=options.sync_pulses,
-        wiring=options.wiring,
-        max_ppm=options.max_ppm,
-        random_bytes=_random_bytes(job, "receiver"),
-        on_sifted=keep,
-    )
+    with ExitStack() as stack:
+        measured = stack.enter_context(RecordReader(options.bases[job.number])) if options.bases else None
+        report = sift_files(
+            open_events(job.path, tolerant=options.tolerant),
+            options.records[job.number],
+            period_ps=options.period_ps,
+            window_ps=options.window_ps,
+            dead_time_ps=options.dead_time_ps,
+            sync_pulses=options.sync_pulses,
+            wiring=options.wiring,
+            max_ppm=options.max_ppm,
+            measured=measured,
+            random_bytes=_random_bytes(job, "receiver"),
+            on_sifted=keep,
+        )
     return {
         "events": report.receiver.n_events,
         "kept": report.kept.tolist(),
@@ -268,7 +276,11 @@ def check_jobs(files: tuple[Path, ...], options: ProcessOptions, out: Path | Non
     """
     if not files:
         raise ConfigurationError("there are no files to process", remedy="Name some.")
-    for what, given in (("sender's records", options.records), ("partners' files", options.partners)):
+    for what, given in (
+        ("sender's records", options.records),
+        ("partners' files", options.partners),
+        ("records of bases", options.bases),
+    ):
         if given and len(given) != len(files):
             raise ConfigurationError(
                 f"{len(given)} {what} for {len(files)} files", remedy="Give one for each, in the same order."

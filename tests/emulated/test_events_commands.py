@@ -161,6 +161,17 @@ def test_a_receiver_is_sifted_against_the_senders_record(pulses):
     assert "QBER" in qkdhw("events", "sift", *common)
 
 
+def test_a_receiver_that_switches_gives_its_bases(tmp_path):
+    run = tmp_path / "run"
+    qkdhw("link", "simulate", "lim-2014", "--pulses", 60_000_000, "--record", "full", "--out", run)
+    common = [run / "bob.parquet", run / "alice.record.parquet", "--period", 10_000, "--window", 2000]
+    assert "needs --bases" in qkdhw("events", "sift", *common)
+    sifted = events("sift", *common, "--bases", run / "bob.record.parquet")
+    assert sum(sifted["kept"][1]) > 500
+    assert sifted["qber"]["key"] < 0.03
+    assert sifted["qber"]["test"] < 0.05
+
+
 def test_many_files_give_a_line_each_and_a_failure_an_exit_code(pairs, tmp_path):
     wrong = tmp_path / "wrong.parquet"
     wrong.write_bytes(b"PAR1 and nothing else")

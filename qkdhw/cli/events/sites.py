@@ -31,6 +31,9 @@ PeriodOption = Annotated[
     Fraction | None,
     typer.Option("--period", metavar="PS", parser=picoseconds, help="Slot period: RECORD is a sender's record."),
 ]
+BasesOption = Annotated[
+    list[Path] | None, typer.Option("--bases", help="Of a receiver that switches: its record of bases, for each file.")
+]
 DeadTimeOption = Annotated[
     Fraction, typer.Option("--dead-time", metavar="PS", parser=picoseconds, help="Longest dead time of the detectors.")
 ]
@@ -89,6 +92,7 @@ def sift(
     ],
     window_ps: WindowOption = None,
     period_ps: PeriodOption = None,
+    bases: BasesOption = None,
     dead_time_ps: DeadTimeOption = Fraction(0),
     sync_pulses: SyncOption = 1 << 20,
     wiring: WiringOption = "1,2,3,4",
@@ -107,7 +111,16 @@ def sift(
     The first is prepare-and-measure, the second a source of photon pairs.
     """  # noqa: D301
     options = _options(
-        [other], window_ps, period_ps, dead_time_ps, sync_pulses, wiring, max_offset_s, max_ppm, tolerant=tolerant
+        [other],
+        bases or [],
+        window_ps,
+        period_ps,
+        dead_time_ps,
+        sync_pulses,
+        wiring,
+        max_offset_s,
+        max_ppm,
+        tolerant=tolerant,
     )
     report = process_files([events], options, out=folder)
     (result,) = report.results
@@ -115,7 +128,7 @@ def sift(
     if as_json:
         print_json({"file": result.name, **result.facts, "qber": _qber(result.facts), "outputs": result.outputs})
         return
-    _print_sifted(result)
+    _print_sifted(result, bases=bool(bases))
     if folder is not None:
         out.print(plain(f"in {folder}: {', '.join((*result.outputs, 'summary.json'))}"), soft_wrap=True)
 
@@ -134,6 +147,7 @@ def process(
     ] = None,
     window_ps: WindowOption = None,
     period_ps: PeriodOption = None,
+    bases: BasesOption = None,
     dead_time_ps: DeadTimeOption = Fraction(0),
     sync_pulses: SyncOption = 1 << 20,
     wiring: WiringOption = "1,2,3,4",
@@ -152,8 +166,8 @@ def process(
     if bool(records) != (period_ps is not None):
         raise ConfigurationError("--record and --period belong together", remedy="Give both or none.")
     options = _options(
-        records or partners or [], window_ps, period_ps, dead_time_ps, sync_pulses, wiring, max_offset_s, max_ppm,
-        tolerant=tolerant,
+        records or partners or [], bases or [], window_ps, period_ps, dead_time_ps, sync_pulses, wiring, max_offset_s,
+        max_ppm, tolerant=tolerant,
     )  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
@@ -173,6 +187,7 @@ def process(
 
 def _options(
     others: list[Path],
+    bases: list[Path],
     window_ps: Fraction | None,
     period_ps: Fraction | None,
     dead_time_ps: Fraction,
@@ -189,6 +204,7 @@ def _options(
         return ProcessOptions(
             records=tuple(others) if period_ps is not None else (),
             partners=() if period_ps is not None else tuple(others),
+            bases=tuple(bases),
             window_ps=window_ps or 0,
             period_ps=period_ps or 0,
             dead_time_ps=dead_time_ps,
@@ -232,7 +248,7 @@ def _total(cells: Any) -> int:
     return sum(cells) if isinstance(cells, list) else int(cells)
 
 
-def _print_sifted(result: FileResult) -> None:
+def _print_sifted(result: FileResult, *, bases: bool) -> None:
     qber = _qber(result.facts)
     table = Table("basis", "sifted bits", "errors", "QBER")
     for basis in Basis:
@@ -246,6 +262,9 @@ def _print_sifted(result: FileResult) -> None:
             if count:
                 fates.add_row(site, name.removeprefix("n_").replace("_", " "), f"{count:,}")
     out.print(fates)
+    gating = result.facts.get("receiver", {}).get("gating", {})
+    if not bases and gating and not gating["n_click_test_0"] + gating["n_click_test_1"]:
+        out.print("no detector of the test basis clicked: a receiver that switches needs --bases", highlight=False)
 
 
 def _flat(statistics: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
