@@ -271,9 +271,9 @@ def write_compressed(path: Path, blocks: Iterable[DetectionBlock], *, tick_ps: F
                 continue
             is_first = left_out.events == len(time)
             step = np.diff(time, prepend=0 if is_first else last)
-            if int(channel.max()) > 7 or int(step.max()) > half:
+            if int(channel.max()) > 7 or int(step.max()) >= half:
                 raise EventFormatError(
-                    f"quTAG COMPRESSED files hold channels 0 to 7 and steps of at most {half} ticks",
+                    f"quTAG COMPRESSED files hold channels 0 to 7 and steps below {half} ticks",
                     remedy=KEEP_ALL_REMEDY,
                 )
             if int(step.min()) < -half:

@@ -1,5 +1,6 @@
 """A unit whose cable is pulled: no byte says so, and still it is noticed long before the time-out of an answer."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -39,11 +40,14 @@ def ip(*words):
 
 
 @pytest.fixture
-def network():
+def network(tmp_path_factory):
     """A network of one cable from this host to the unit's; yields the name of the unit's."""
     name = f"qkdhw{os.getpid() % 100000}"
     try:
-        ip("netns", "add", name)
+        # Two that make the first namespaces of a machine at once hide them from each other.
+        with (tmp_path_factory.getbasetemp().parent / "network.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            ip("netns", "add", name)
     except subprocess.CalledProcessError as error:
         pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
     try:
