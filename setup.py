@@ -25,17 +25,15 @@ compile_args = {
     "bounds": [*JUDGE, "-O1", "-include", "tests/fuzz/coverage.h", "-fsanitize-coverage=trace-pc,trace-cmp"],
     "sanitize": [*JUDGE, "-Og", SANITIZERS, "-fno-sanitize-recover=undefined", "-fno-wrapv", "-fno-omit-frame-pointer"],
 }
-# The emulated optics draw with NumPy's own C distributions, which come as a static library.
-random_library = {"library_dirs": [str(Path(numpy.random.__file__).parent / "lib")], "libraries": ["npyrandom", "m"]}
 
 
 def kernel(stem: str) -> Extension:
     """Describe one kernel of ext/."""
     name = stem.replace("optics/", "qkdhw_emulators._optics.") if "/" in stem else f"qkdhw._core.{stem}"
-    return extension(name, f"ext/{stem}.pyx", random_library if "/" in stem else {})
+    return extension(name, f"ext/{stem}.pyx")
 
 
-def extension(name: str, source: str, libraries: dict[str, list[str]]) -> Extension:
+def extension(name: str, source: str) -> Extension:
     """Describe a compiled module."""
     return Extension(
         name,
@@ -44,13 +42,13 @@ def extension(name: str, source: str, libraries: dict[str, list[str]]) -> Extens
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=compile_args[mode],
         extra_link_args=[SANITIZERS] if mode == "sanitize" else [],
-        **libraries,
+        libraries=["m"],
     )
 
 
 extensions = [kernel(stem) for stem in stems if not only or stem in only]
 if mode != "release":
-    extensions.append(extension("canary", "tests/judges/canary.pyx", {}))
+    extensions.append(extension("canary", "tests/judges/canary.pyx"))
 
 setup(
     packages=[
