@@ -51,11 +51,14 @@ def network(tmp_path_factory):
     except subprocess.CalledProcessError as error:
         pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
     try:
-        ip("link", "add", f"{name}a", "type", "veth", "peer", "name", f"{name}b", "netns", name)
-        ip("addr", "add", f"{HOST}/30", "dev", f"{name}a")
-        ip("link", "set", f"{name}a", "up")
-        ip("-n", name, "addr", "add", f"{UNIT}/30", "dev", f"{name}b")
-        ip("-n", name, "link", "set", f"{name}b", "up")
+        try:
+            ip("link", "add", f"{name}a", "type", "veth", "peer", "name", f"{name}b", "netns", name)
+            ip("addr", "add", f"{HOST}/30", "dev", f"{name}a")
+            ip("link", "set", f"{name}a", "up")
+            ip("-n", name, "addr", "add", f"{UNIT}/30", "dev", f"{name}b")
+            ip("-n", name, "link", "set", f"{name}b", "up")
+        except subprocess.CalledProcessError as error:  # in a root that is no mount point, for one
+            pytest.skip(f"no network can be made here: {error.stderr.strip()}")
         yield name
     finally:
         ip("netns", "del", name)
