@@ -185,9 +185,10 @@ def _entries(
 
 
 def _merged(time: NDArray[np.int64], pattern: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Join neighbours of the same time whose inputs rise."""
+    """Join neighbours of the same time whose inputs rise; joining again changes nothing."""
     joins = np.zeros(len(time), bool)
-    joins[1:] = (time[1:] == time[:-1]) & (pattern[1:] > pattern[:-1])
+    lowest = pattern & (~pattern + np.uint8(1))
+    joins[1:] = (time[1:] == time[:-1]) & (lowest[1:] > pattern[:-1])
     first = np.flatnonzero(~joins)
     return time[first], np.bitwise_or.reduceat(pattern, first)
 

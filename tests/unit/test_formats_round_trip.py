@@ -170,6 +170,12 @@ def test_epoch_files(name, tick_ps, epoch, data, cut, size):
         assert through_file(name, events, tick_ps, cut=cut, max_events=size) == events
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3, 4, 5])
+def test_epoch_entries_that_were_joined_are_not_joined_again(cut):
+    events = [(0, input_number, PHOTON, 0) for input_number in (1, 1, 1, 2, 1)]
+    assert through_file("qcrypto-t2", events, Fraction(125), cut=cut, max_events=9) == events
+
+
 ANY_EVENTS = st.lists(st.tuples(st.integers(0, 2**63 - 1), ANY_ROW).map(lambda e: (e[0], *e[1])), max_size=20)
 
 
