@@ -12,8 +12,14 @@ from hypothesis import HealthCheck, settings
 
 LONGEST_WAIT_S = 5.0
 
-# A slow machine fails no test: Hypothesis counts neither the time of an example nor that of making one up.
-settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A slow machine fails no test: Hypothesis counts neither the time of an example nor that of making one up. Its examples
+# are the same in each run, so that a change is judged by what it changes; QKDHW_EXPLORE=1 looks for new ones.
+settings.register_profile(
+    "any-machine",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=os.environ.get("QKDHW_EXPLORE") != "1",
+)
 settings.load_profile("any-machine")
 
 
