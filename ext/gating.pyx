@@ -1,3 +1,4 @@
+# distutils: extra_compile_args = -funroll-loops
 """Slots of detection events, in exact integer arithmetic, and one outcome a slot.
 
 A clock is four integers. The centre of slot s, in units of 2^-32 ticks, lies at
@@ -28,6 +29,7 @@ cdef extern from *:
 
 cdef enum:
     SMALL_BLOCK = 16       # fewest events that are gated together
+    AHEAD = 1024           # events that are fetched ahead
     UNWIRED = 255          # wiring table: no detector here
     KIND_PHOTON = 0        # qkdhw.model.EventKind
     KIND_GAP_BEGIN = 2
@@ -357,7 +359,7 @@ cdef Py_ssize_t keep_inside(
     cdef int64_t begins, anchor_slot = clock.anchor_slot
     cdef int shift = clock.shift
     for i in range(n):
-        prefetch(&time_ticks[i] + BLOCK)
+        prefetch(&time_ticks[i] + AHEAD)
         distance = (<uint64_t>time_ticks[i] << 32) + base
         quotient = <uint64_t>((<uint128>distance * magic) >> 64) >> shift
         begins = <int64_t>quotient * period

@@ -12,6 +12,8 @@ A reply byte is 0 (not kept) or 1 + intensity + 4 * basis, with intensity 0 .. 2
 
 from libc.stdint cimport int64_t, uint64_t, uint8_t
 
+from compress cimport compress_avx512, compress_has_avx512
+
 cdef extern from *:
     void prefetch "__builtin_prefetch"(const void* address) nogil
 
@@ -43,6 +45,7 @@ def sift_transmitter(
     uint8_t[::1] key_intensity not None,
     uint8_t[::1] test_intensity not None,
     int64_t[::1] counts not None,
+    bint portable=False,
 ):
     """Write reply, bits and intensities; `counts` becomes (n_key, n_test).
 
@@ -55,10 +58,12 @@ def sift_transmitter(
     check_outputs(
         n, key_bits.shape[0], test_bits.shape[0], key_intensity.shape[0], test_intensity.shape[0], counts.shape[0]
     )
+    cdef bint fast = compress_has_avx512() and not portable
     cdef Py_ssize_t done
     with nogil:
         done = transmitter(
-            slot, rx_basis, record, first_slot, reply, key_bits, test_bits, key_intensity, test_intensity, counts
+            slot, rx_basis, record, first_slot, reply, key_bits, test_bits, key_intensity, test_intensity, counts,
+            fast,
         )
     return done
 
@@ -76,11 +81,15 @@ cdef struct Sifted:
 
 
 cdef int append(
-    Py_ssize_t n, Worth* worth, Sifted* sifted, uint8_t[::1] key_bits, uint8_t[::1] test_bits,
+    Py_ssize_t n, Worth* worth, Sifted* sifted, bint fast, uint8_t[::1] key_bits, uint8_t[::1] test_bits,
     uint8_t[::1] key_intensity, uint8_t[::1] test_intensity,
 ) except -1 nogil:
     """Append a block's bits and intensities; n_key + n_test never exceeds what came before, so all places exist."""
     cdef Py_ssize_t i, n_key = sifted.n_key, n_test = sifted.n_test
+    if fast:
+        sifted.n_key += compress_avx512(n, worth.value, worth.to_key, &key_bits[n_key], &key_intensity[n_key])
+        sifted.n_test += compress_avx512(n, worth.value, worth.to_test, &test_bits[n_test], &test_intensity[n_test])
+        return 0
     for i in range(n):
         key_bits[n_key] = worth.value[i]
         test_bits[n_test] = worth.value[i]
@@ -100,7 +109,7 @@ cdef int append(
 cdef Py_ssize_t transmitter(
     const int64_t[::1] slot, const uint8_t[::1] rx_basis, const uint8_t[::1] record, int64_t first_slot,
     uint8_t[::1] reply, uint8_t[::1] key_bits, uint8_t[::1] test_bits, uint8_t[::1] key_intensity,
-    uint8_t[::1] test_intensity, int64_t[::1] counts,
+    uint8_t[::1] test_intensity, int64_t[::1] counts, bint fast,
 ) except -1 nogil:
     cdef Py_ssize_t i, m, begin = 0, n = slot.shape[0]
     cdef uint64_t index, n_record = <uint64_t>record.shape[0], start = <uint64_t>&record[0] if n_record > 0 else 0
@@ -133,7 +142,7 @@ cdef Py_ssize_t transmitter(
                 prepared = worth.prepared[i]
                 if rx_basis[begin + i] > 1 or (prepared > 11 and prepared != OUTSIDE):
                     return begin + i
-        append(m, &worth, &sifted, key_bits, test_bits, key_intensity, test_intensity)
+        append(m, &worth, &sifted, fast, key_bits, test_bits, key_intensity, test_intensity)
         if m < BLOCK and begin + m < n:
             return begin + m
         begin += m
@@ -151,6 +160,7 @@ def sift_receiver(
     uint8_t[::1] key_intensity not None,
     uint8_t[::1] test_intensity not None,
     int64_t[::1] counts not None,
+    bint portable=False,
 ):
     """Write bits and intensities; `counts` becomes (n_key, n_test).
 
@@ -162,15 +172,16 @@ def sift_receiver(
     check_outputs(
         n, key_bits.shape[0], test_bits.shape[0], key_intensity.shape[0], test_intensity.shape[0], counts.shape[0]
     )
+    cdef bint fast = compress_has_avx512() and not portable
     cdef Py_ssize_t done
     with nogil:
-        done = receiver(rx_basis, rx_bit, reply, key_bits, test_bits, key_intensity, test_intensity, counts)
+        done = receiver(rx_basis, rx_bit, reply, key_bits, test_bits, key_intensity, test_intensity, counts, fast)
     return done
 
 
 cdef Py_ssize_t receiver(
     const uint8_t[::1] rx_basis, const uint8_t[::1] rx_bit, const uint8_t[::1] reply, uint8_t[::1] key_bits,
-    uint8_t[::1] test_bits, uint8_t[::1] key_intensity, uint8_t[::1] test_intensity, int64_t[::1] counts,
+    uint8_t[::1] test_bits, uint8_t[::1] key_intensity, uint8_t[::1] test_intensity, int64_t[::1] counts, bint fast,
 ) except -1 nogil:
     cdef Py_ssize_t i, m, begin = 0, n = rx_basis.shape[0]
     cdef uint8_t kept, basis, intensity, bad
@@ -192,7 +203,7 @@ cdef Py_ssize_t receiver(
             for i in range(begin, begin + m):
                 if refused(rx_basis[i], reply[i]):
                     return i
-        append(m, &worth, &sifted, key_bits, test_bits, key_intensity, test_intensity)
+        append(m, &worth, &sifted, fast, key_bits, test_bits, key_intensity, test_intensity)
         begin += m
     counts[0] = sifted.n_key
     counts[1] = sifted.n_test

@@ -4,7 +4,7 @@
 from libc.stdint cimport int64_t, uint64_t, uint8_t, uint16_t
 
 cdef enum:
-    BLOCK = 1024           # most events that are gated together
+    BLOCK = 512            # most events that are gated together
 
 # Places in `counts`, in the order of qkdhw.events.gating.GatingStatistics.
 cdef enum:

@@ -12,6 +12,7 @@ def sift_transmitter(
     key_intensity: NDArray[np.uint8],  # (n,) out
     test_intensity: NDArray[np.uint8],  # (n,) out
     counts: NDArray[np.int64],  # (2,) out
+    portable: bool = False,
 ) -> int: ...
 def sift_receiver(
     rx_basis: NDArray[np.uint8],  # (n,)
@@ -22,6 +23,7 @@ def sift_receiver(
     key_intensity: NDArray[np.uint8],  # (n,) out
     test_intensity: NDArray[np.uint8],  # (n,) out
     counts: NDArray[np.int64],  # (2,) out
+    portable: bool = False,
 ) -> int: ...
 def encode_slots(
     slot: NDArray[np.int64],  # (n,)
