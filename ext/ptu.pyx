@@ -22,26 +22,28 @@ cdef extern from *:
     #include <immintrin.h>
     static int ptu_has_avx512(void)
     {
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq");
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2");
     }
 
     /* The sum of each lane and the lanes below it. */
     __attribute__((target("avx512f,avx512dq"), always_inline)) static inline __m512i ptu_sums(__m512i v)
     {
         __m512i zero = _mm512_setzero_si512();
-        v = _mm512_add_epi64(v, _mm512_alignr_epi64(v, zero, 7));
-        v = _mm512_add_epi64(v, _mm512_alignr_epi64(v, zero, 6));
-        return _mm512_add_epi64(v, _mm512_alignr_epi64(v, zero, 4));
+        v = _mm512_add_epi32(v, _mm512_alignr_epi32(v, zero, 15));
+        v = _mm512_add_epi32(v, _mm512_alignr_epi32(v, zero, 14));
+        v = _mm512_add_epi32(v, _mm512_alignr_epi32(v, zero, 12));
+        return _mm512_add_epi32(v, _mm512_alignr_epi32(v, zero, 8));
     }
 
     /* Decode blocks of 16 HydraHarp records, T3 if fine is given, as long as all are valid; stop before others.
        Sums of overflows stay below limit by 2^54, what 16 records can add. Returns the records decoded. Outputs have
        room for as many events as records; what lies beyond the events may be overwritten. */
-    __attribute__((target("avx512f,avx512dq"))) static ptrdiff_t ptu_decode_avx512(
+    __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,bmi2,popcnt"))) static ptrdiff_t ptu_decode_avx512(
         const uint32_t *record, ptrdiff_t n, int64_t wrap, int counted, int64_t limit, int64_t *time, uint16_t *fine,
         uint8_t *channel, uint8_t *kind, ptrdiff_t *events, int64_t *base, int64_t *overflows)
     {
-        ptrdiff_t i, k = 0;
+        ptrdiff_t i, k = 0, overs = 0;
         __m512i one = _mm512_set1_epi32(1), wraps = _mm512_set1_epi64(wrap), last = _mm512_set1_epi64(7);
         __m512i low = _mm512_set1_epi32(fine ? 0x3FF : 0x1FFFFFF), sum = _mm512_set1_epi64(*base);
         for (i = 0; i + 16 <= n; i += 16) {
@@ -56,33 +58,33 @@ cdef extern from *:
             if (invalid || _mm512_mask_cmpge_epi64_mask(1, sum, _mm512_set1_epi64(limit))) break;
 
             __m512i count = _mm512_maskz_max_epu32(over, counted ? ticks : one, one);
-            __m512i step0 = _mm512_cvtepu32_epi64(_mm512_castsi512_si256(count));
-            __m512i step1 = _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(count, 1));
-            step0 = _mm512_add_epi64(sum, ptu_sums(_mm512_mul_epu32(step0, wraps)));
-            sum = _mm512_permutexvar_epi64(last, step0);
-            step1 = _mm512_add_epi64(sum, ptu_sums(_mm512_mul_epu32(step1, wraps)));
+            count = ptu_sums(count); /* 16 times 2^25 fit 32 bits */
+            __m512i step0 = _mm512_mul_epu32(_mm512_cvtepu32_epi64(_mm512_castsi512_si256(count)), wraps);
+            __m512i step1 = _mm512_mul_epu32(_mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(count, 1)), wraps);
+            step0 = _mm512_add_epi64(sum, step0);
+            step1 = _mm512_add_epi64(sum, step1);
             sum = _mm512_permutexvar_epi64(last, step1);
             __m512i time0 = _mm512_add_epi64(step0, _mm512_cvtepu32_epi64(_mm512_castsi512_si256(ticks)));
             __m512i time1 = _mm512_add_epi64(step1, _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(ticks, 1)));
 
             __mmask16 keep = ~over;
-            __m512i input = _mm512_mask_mov_epi32(_mm512_add_epi32(source, one), special, source);
+            __m512i input = _mm512_mask_add_epi32(source, ~special, source, one);
             __mmask16 marker = _mm512_mask_test_epi32_mask(special, source, source);
             ptrdiff_t first = __builtin_popcount(keep & 255);
             _mm512_storeu_si512(time + k, _mm512_maskz_compress_epi64((__mmask8)keep, time0));
             _mm512_storeu_si512(time + k + first, _mm512_maskz_compress_epi64((__mmask8)(keep >> 8), time1));
             _mm_storeu_si128((__m128i *)(channel + k), _mm512_cvtepi32_epi8(_mm512_maskz_compress_epi32(keep, input)));
-            _mm_storeu_si128((__m128i *)(kind + k),
-                _mm512_cvtepi32_epi8(_mm512_maskz_compress_epi32(keep, _mm512_maskz_mov_epi32(marker, one))));
+            _mm_storeu_si128((__m128i *)(kind + k), _mm_maskz_set1_epi8((__mmask16)_pext_u32(marker, keep), 1));
             if (fine) {
                 __m512i delay = _mm512_and_si512(_mm512_srli_epi32(w, 10), _mm512_set1_epi32(0x7FFF));
                 _mm256_storeu_si256((__m256i *)(fine + k),
                     _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(keep, delay)));
             }
             k += __builtin_popcount(keep);
-            *overflows += __builtin_popcount(over);
+            overs += __builtin_popcount(over);
         }
         *events = k;
+        *overflows += overs;
         *base = _mm_cvtsi128_si64(_mm512_castsi512_si128(sum));
         return i;
     }

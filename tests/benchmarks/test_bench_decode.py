@@ -20,7 +20,7 @@ import oracle_qcrypto
 import oracle_qutag
 
 RECORDS = 2_000_000
-PIECE = 1 << 13
+PIECE = 1 << 16
 ROUNDS = 7
 
 
