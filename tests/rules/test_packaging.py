@@ -18,6 +18,7 @@ from qkdhw.version import __version__
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 KERNELS = {f"qkdhw/_core/{path.stem}" for path in (ROOT / "ext").glob("*.pyx")}
 KERNELS |= {f"qkdhw_emulators/_optics/{path.stem}" for path in (ROOT / "ext" / "optics").glob("*.pyx")}
+SHARED = {"qkdhw/_core/_views", "qkdhw_emulators/_optics/_views"}
 PRESETS = {f"qkdhw_emulators/optics/presets/{path.name}" for path in (ROOT / "emulators/optics/presets").iterdir()}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -35,7 +36,7 @@ def test_the_wheel_holds_all_modules_and_nothing_else(built: Built) -> None:
     modules |= {"qkdhw_" + str(path.relative_to(ROOT)) for path in (ROOT / "emulators").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
     compiled = {name for name in names if name.endswith(".so")}
-    assert {name.split(".")[0] for name in compiled} == KERNELS
+    assert {name.split(".")[0] for name in compiled} == KERNELS | SHARED
     stubs = {name for name in names if name.endswith(".pyi")}
     assert stubs == {f"{kernel}.pyi" for kernel in KERNELS}
     rest = {name for name in names - modules - compiled - stubs if not name.startswith(info)}
