@@ -7,7 +7,7 @@ from qkdhw_emulators.optics.pulse_tables import PulseTables
 
 @final
 class PulseLight:
-    def __init__(self, tables: PulseTables) -> None: ...
+    def __init__(self, tables: PulseTables, portable: bool = False) -> None: ...
     def arrivals(
         self,
         keys: NDArray[np.uint64],  # (3, 2): sender, receiver, eavesdropper

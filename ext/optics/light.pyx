@@ -20,7 +20,7 @@ from numpy.random cimport bitgen_t
 from draw cimport (
     draw_exponential, draw_exponentials, draw_normal, draw_normals, draw_prepare, draw_seed, draw_t, draw_uniform,
 )
-from philox cimport philox_word
+from philox cimport philox_many, philox_widest, philox_word, philox_words_plain
 
 import numpy as np
 
@@ -99,6 +99,7 @@ cdef class PulseLight:
 
     Args:
         tables: See `PulseTables`; copied where it matters.
+        portable: Look choices up one by one even where the processor could many at a time; they are the same.
 
     Raises:
         ValueError: The shapes of the tables do not fit each other, or a share or a probability is out of range.
@@ -113,8 +114,10 @@ cdef class PulseLight:
     cdef double brightest, most  # the largest mean that ever is, and the largest chance
     cdef double sigma_ps, period_ps, noise, pattern
     cdef bint three_state
+    cdef philox_many words
 
-    def __init__(self, tables not None):
+    def __init__(self, tables not None, bint portable=False):
+        self.words = philox_words_plain if portable else philox_widest()
         self._choices(&self.intensity, tables.intensity_thresholds, MAX_INTENSITIES)
         self._choices(&self.basis, tables.basis_thresholds, MAX_BASES)
         self._choices(&self.bob, tables.bob_thresholds, MAX_INTENSITIES)
@@ -186,14 +189,14 @@ cdef class PulseLight:
         cdef Py_ssize_t bit = 0 if self.three_state and basis == 1 else (word >> 32) & 1
         return (_draw(word, &self.intensity) * 3 + basis) * 2 + bit
 
-    cdef inline Py_ssize_t _state(self, int64_t pulse, const uint64_t *keys) except -1 nogil:
-        cdef Py_ssize_t choice = self._choice(philox_word(pulse, keys + ALICE))
+    cdef inline Py_ssize_t _state(self, uint64_t alice_word, uint64_t bob_word, uint64_t eve_word) except -1 nogil:
+        cdef Py_ssize_t choice = self._choice(alice_word)
         cdef Py_ssize_t k, bob = 0, hidden = 0
         cdef double eve
         if self.hidden.shape[1] > 1:
-            bob = _draw(philox_word(pulse, keys + BOB), &self.bob)
+            bob = _draw(bob_word, &self.bob)
         if self.hidden.shape[2] > 1:
-            eve = <double>(philox_word(pulse, keys + EVE) >> 32) * EVE_STEP
+            eve = <double>(eve_word >> 32) * EVE_STEP
             for k in range(self.hidden.shape[2] - 1):
                 hidden += eve >= self.hidden[choice, bob, k]
         return (choice * self.hidden.shape[1] + bob) * self.hidden.shape[2] + hidden
@@ -237,10 +240,20 @@ cdef class PulseLight:
         return BATCH
 
     cdef int _look_up(self, Candidate *found, Py_ssize_t count, int64_t first, const uint64_t *keys) except -1 nogil:
-        """Look up the states of some candidates."""
+        """Look up the states of some candidates, at most a batch."""
+        cdef int64_t[BATCH] pulse
+        cdef uint64_t[BATCH] alice, bob, eve
         cdef Py_ssize_t i
         for i in range(count):
-            found[i].state = self._state(first + found[i].pulse, keys)
+            pulse[i] = first + found[i].pulse
+            bob[i] = eve[i] = 0
+        self.words(pulse, keys + ALICE, alice, count)
+        if self.hidden.shape[1] > 1:
+            self.words(pulse, keys + BOB, bob, count)
+        if self.hidden.shape[2] > 1:
+            self.words(pulse, keys + EVE, eve, count)
+        for i in range(count):
+            found[i].state = self._state(alice[i], bob[i], eve[i])
         return 0
 
     cdef int _vary(
@@ -303,7 +316,8 @@ cdef class PulseLight:
                 return 0
             c.pulse = pulse + <int64_t>gap
             pulse = c.pulse + 1
-            c.state, c.place = self._state(first + c.pulse, keys), draw_uniform(stream) * self.most
+            self._look_up(&c, 1, first, keys)
+            c.place = draw_uniform(stream) * self.most
             if c.place >= self.click[c.state]:
                 continue
             total = self.cumulative[c.state, self.cumulative.shape[1] - 1]
@@ -386,11 +400,17 @@ cdef class PulseLight:
         self, bint receiver, const uint64_t[::1] key, int64_t first, const int64_t[::1] pulse, uint8_t[::1] out,
     ) except -1 nogil:
         """Write the choices of some pulses; of those from `first` on if none are given."""
-        cdef uint64_t word
-        cdef Py_ssize_t i
-        for i in range(out.shape[0]):
-            word = philox_word(first + i if pulse is None else pulse[i], &key[0])
-            out[i] = _draw(word, &self.bob) if receiver else self._choice(word)
+        cdef int64_t[BATCH] at
+        cdef uint64_t[BATCH] word
+        cdef Py_ssize_t i, count, begin = 0
+        while begin < out.shape[0]:
+            count = min(<Py_ssize_t>BATCH, out.shape[0] - begin)
+            for i in range(count):
+                at[i] = first + begin + i if pulse is None else pulse[begin + i]
+            self.words(at, &key[0], word, count)
+            for i in range(count):
+                out[begin + i] = _draw(word[i], &self.bob) if receiver else self._choice(word[i])
+            begin += count
         return 0
 
     cdef int _choose(self, bint receiver, const uint64_t[::1] key, pulses, uint8_t[::1] out) except -1:

@@ -102,22 +102,32 @@ def test_the_oracle_gives_the_published_words(low, high, key, words):
     assert oracle.philox(low, high, key) == words
 
 
-@given(st.sampled_from(CHOICES), KEY, st.integers(0, 2**62), st.integers(0, 13))
-def test_choices_of_a_range_are_the_oracles(tables, key, first, n):
+@given(st.sampled_from(CHOICES), KEY, st.integers(0, 2**62), st.integers(0, 40), st.booleans())
+def test_choices_of_a_range_are_the_oracles(tables, key, first, n, portable):
     choice, basis = np.full(n, 99, np.uint8), np.full(n, 99, np.uint8)
-    PulseLight(tables).prepare(key, first, choice)
-    PulseLight(tables).measure(key, first, basis)
+    PulseLight(tables, portable).prepare(key, first, choice)
+    PulseLight(tables, portable).measure(key, first, basis)
     assert choice.tolist() == [oracle.prepare(tables, key, p) for p in range(first, first + n)]
     assert basis.tolist() == [oracle.measure(tables, key, p) for p in range(first, first + n)]
 
 
-@given(st.sampled_from(CHOICES), KEY, st.lists(st.integers(0, 2**63 - 1), max_size=12))
-def test_choices_of_any_pulses_are_the_oracles(tables, key, pulses):
+@given(st.sampled_from(CHOICES), KEY, st.lists(st.integers(0, 2**63 - 1), max_size=40), st.booleans())
+def test_choices_of_any_pulses_are_the_oracles(tables, key, pulses, portable):
     choice, basis = np.full(len(pulses), 99, np.uint8), np.full(len(pulses), 99, np.uint8)
-    PulseLight(tables).prepare(key, np.array(pulses, np.int64), choice)
-    PulseLight(tables).measure(key, np.array(pulses, np.int64), basis)
+    PulseLight(tables, portable).prepare(key, np.array(pulses, np.int64), choice)
+    PulseLight(tables, portable).measure(key, np.array(pulses, np.int64), basis)
     assert choice.tolist() == [oracle.prepare(tables, key, p) for p in pulses]
     assert basis.tolist() == [oracle.measure(tables, key, p) for p in pulses]
+
+
+@pytest.mark.parametrize("n", [255, 256, 257, 1000])
+def test_many_choices_are_those_of_one_at_a_time(n):
+    tables = CHOICES[-1]
+    at_once, alone = np.full((2, n), 99, np.uint8)
+    PulseLight(tables).prepare(KEYS[0], 7, at_once)
+    for k in range(n):
+        PulseLight(tables, portable=True).prepare(KEYS[0], 7 + k, alone[k : k + 1])
+    assert at_once.tolist() == alone.tolist()
 
 
 def test_choices_come_as_often_as_their_thresholds_say():
