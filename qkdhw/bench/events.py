@@ -16,7 +16,7 @@ import numpy as np
 
 from qkdhw._core import tally
 from qkdhw.errors import ConfigurationError
-from qkdhw.formats import FORMATS, format_of_name, write_events
+from qkdhw.formats import FORMATS, format_named, format_of_name, write_events
 from qkdhw.model import DetectionBlock, EventKind
 from qkdhw.version import __version__
 
@@ -165,8 +165,7 @@ def _format(path: Path, format_name: str | None) -> str:
         name = format_of_name(path) if format_name is None else format_name
     except ConfigurationError as error:
         raise ConfigurationError(str(error), remedy=f"format_name is one of: {', '.join(FORMATS)}") from error
-    if name not in FORMATS:
-        raise ConfigurationError(f"there is no event format {name!r}", remedy=f"one of: {', '.join(FORMATS)}")
+    format_named(name, writing=True)  # a name or an option that does not exist shows here
     return name
 
 

@@ -3,7 +3,7 @@
 from qkdhw.formats.decoder import STREAM_FORMATS, EventDecoder
 from qkdhw.formats.detection import detect_format
 from qkdhw.formats.event_file import EventFile
-from qkdhw.formats.registry import FORMATS, format_of_name, open_events, write_events
+from qkdhw.formats.registry import FORMATS, format_named, format_of_name, open_events, write_events
 from qkdhw.formats.report import EventCounter, EventReport, report_events
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "FORMATS",
     "STREAM_FORMATS",
     "detect_format",
+    "format_named",
     "format_of_name",
     "open_events",
     "report_events",

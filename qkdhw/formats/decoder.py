@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from qkdhw.errors import ConfigurationError
 from qkdhw.formats.event_file import Tally
-from qkdhw.formats.registry import FORMATS
+from qkdhw.formats.registry import FORMATS, format_named
 from qkdhw.model import DetectionBlock
 
 STREAM_FORMATS = tuple(name for name, known in FORMATS.items() if known.decoder is not None)
@@ -23,16 +23,17 @@ class EventDecoder:
         use(decoder.finish())
 
     Args:
-        format_name: A name in STREAM_FORMATS.
+        format_name: A name in STREAM_FORMATS, with options if need be (`idq:channel=3`).
         tolerant: Make a gap of what follows no rule of the format (GAP_BEGIN at the last event before it, GAP_END at
             the first after it) and count it, instead of raising EventFormatError.
 
     Raises:
-        ConfigurationError: There is no such format, or it can only be read from a whole file.
+        ConfigurationError: There is no such format or option, or it can only be read from a whole file.
     """
 
     def __init__(self, format_name: str, *, tolerant: bool = False) -> None:
-        known = FORMATS.get(format_name)
+        name = format_name.partition(":")[0]
+        known = format_named(format_name) if name in FORMATS else None
         if known is None or known.decoder is None:
             raise ConfigurationError(
                 f"events in the format {format_name!r} cannot be decoded as they come",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +14,8 @@ from qkdhw.errors import EventFormatError
 from qkdhw.model import DetectionBlock, EventKind
 
 KEEP_ALL_REMEDY = "write HDF5 or Parquet, which hold every event"
+DROP_GAPS_REMEDY = f"{KEEP_ALL_REMEDY}, or leave the gaps out and have them counted: drop_gaps=True (--drop-gaps)"
+_GAPS = (EventKind.GAP_BEGIN, EventKind.GAP_END)
 
 
 @dataclass(slots=True)
@@ -22,10 +25,12 @@ class LeftOut:
     Attributes:
         events: Events written.
         dummies: Dummy events left out; they say nothing but that the tagger's clock went on.
+        gaps: Gaps whose marks were left out because that was asked for.
     """
 
     events: int = 0
     dummies: int = 0
+    gaps: int = 0
 
     def keep(
         self, block: DetectionBlock, format_name: str, *, allowed: AbstractSet[EventKind], holds_missed: bool = False
@@ -45,11 +50,46 @@ class LeftOut:
         dummy = ~keep & (block.kind == EventKind.DUMMY)
         other = np.flatnonzero(~keep & ~dummy)
         if len(other) or (block.missed and not holds_missed):
-            name = EventKind(int(block.kind[other[0]])).name if len(other) else EventKind.MISSED.name
-            raise EventFormatError(f"{format_name} have no place for {name} events", remedy=KEEP_ALL_REMEDY)
+            kind = EventKind(int(block.kind[other[0]])) if len(other) else EventKind.MISSED
+            raise EventFormatError(
+                f"{format_name} have no place for {kind.name} events",
+                remedy=DROP_GAPS_REMEDY if kind in _GAPS else KEEP_ALL_REMEDY,
+            )
         self.events += int(keep.sum())
         self.dummies += int(dummy.sum())
         return keep
+
+
+class GapDropper:
+    """Takes the marks of gaps out of blocks.
+
+    Attributes:
+        gaps: How many gaps there were so far.
+    """
+
+    def __init__(self) -> None:
+        self.gaps = 0
+        self._in_gap = False
+
+    def pass_on(self, blocks: Iterable[DetectionBlock]) -> Iterator[DetectionBlock]:
+        """Yield the blocks without marks of gaps."""
+        for block in blocks:
+            is_mark = (block.kind == EventKind.GAP_BEGIN) | (block.kind == EventKind.GAP_END)
+            yield self._without(block, is_mark) if is_mark.any() else block
+
+    def _without(self, block: DetectionBlock, is_mark: NDArray[np.bool_]) -> DetectionBlock:
+        begins = block.kind[is_mark] == EventKind.GAP_BEGIN
+        # An end that no begin is before stands for a gap, too.
+        self.gaps += int(begins.sum() + (~begins & ~np.concatenate(([self._in_gap], begins[:-1]))).sum())
+        self._in_gap = bool(begins[-1])
+        keep = ~is_mark
+        return replace(
+            block,
+            time_ticks=block.time_ticks[keep],
+            channel=block.channel[keep],
+            kind=block.kind[keep],
+            fine_ticks=None if block.fine_ticks is None else block.fine_ticks[keep],
+        )
 
 
 def refuse_fine_ticks(block: DetectionBlock, format_name: str) -> None:

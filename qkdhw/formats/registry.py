@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from qkdhw.errors import ConfigurationError
 from qkdhw.formats import (
@@ -26,8 +26,9 @@ from qkdhw.formats import (
     tdc1,
 )
 from qkdhw.formats.detection import detect_format
-from qkdhw.formats.encoding import LeftOut
+from qkdhw.formats.encoding import GapDropper, LeftOut
 from qkdhw.formats.event_file import EventFile
+from qkdhw.formats.format_options import OPTIONS, FormatOption, option_values, split_format_name
 from qkdhw.formats.stream import StreamDecoder
 from qkdhw.model import DetectionBlock
 
@@ -42,6 +43,9 @@ class EventFormat:
         open: Opens a file: (path, tolerant) to EventFile.
         write: Writes a file: (path, blocks, tick_ps, fine_tick_ps) to LeftOut.
         decoder: Makes a decoder of its bytes: (tolerant) to StreamDecoder; None for formats that need a whole file.
+        options: What may be said beside its name, `name:option=value`.
+        bound: Makes the format that reads and writes with values of options, for formats that have some.
+        holds_gaps: Whether it has a place for gaps in the events.
     """
 
     description: str
@@ -49,6 +53,9 @@ class EventFormat:
     open: Callable[[Path, bool], EventFile]
     write: Callable[[Path, Iterable[DetectionBlock], Fraction, Fraction | None], LeftOut]
     decoder: Callable[[bool], StreamDecoder] | None = None
+    options: tuple[FormatOption, ...] = ()
+    bound: Callable[[dict[str, Any]], EventFormat] | None = None
+    holds_gaps: bool = False
 
 
 def _raw_format(
@@ -57,15 +64,24 @@ def _raw_format(
     open_file: Callable[..., EventFile],
     write: Callable[..., LeftOut],
     decoder: Callable[..., StreamDecoder],
+    options: tuple[FormatOption, ...] = (),
+    *,
+    holds_gaps: bool = False,
 ) -> EventFormat:
     """Describe a format of a tagger, which has a decoder and no fine times."""
-    return EventFormat(
-        description,
-        suffixes,
-        lambda path, tolerant: open_file(path, tolerant=tolerant),
-        lambda path, blocks, tick_ps, _: write(path, blocks, tick_ps=tick_ps),
-        lambda tolerant: decoder(tolerant=tolerant),
-    )
+
+    def bound(values: dict[str, Any]) -> EventFormat:
+        return EventFormat(
+            description,
+            suffixes,
+            lambda path, tolerant: open_file(path, tolerant=tolerant, **values),
+            lambda path, blocks, tick_ps, _: write(path, blocks, tick_ps=tick_ps, **values),
+            lambda tolerant: decoder(tolerant=tolerant, **values),
+            options,
+            holds_gaps=holds_gaps,
+        )
+
+    return replace(bound({}), bound=bound)
 
 
 def _qcrypto_format(name: str) -> EventFormat:
@@ -85,14 +101,21 @@ def _qcrypto_format(name: str) -> EventFormat:
 
 
 def _epoch_format(packet_type: Literal[1, 2], description: str) -> EventFormat:
-    layout = qcrypto_epoch_writer.EpochLayout(packet_type)
     return _raw_format(
         description,
         (f".t{packet_type}",),
         partial(qcrypto_epoch.open_epochs, packet_type=packet_type),
-        partial(qcrypto_epoch_writer.write_epochs, layout=layout),
+        partial(_write_epochs, packet_type),
         partial(qcrypto_epoch.EpochDecoder, packet_type),
+        OPTIONS[f"qcrypto-t{packet_type}"],
     )
+
+
+def _write_epochs(
+    packet_type: Literal[1, 2], path: Path, blocks: Iterable[DetectionBlock], *, tick_ps: Fraction, **values: Any
+) -> LeftOut:
+    layout = qcrypto_epoch_writer.EpochLayout(packet_type, **values)
+    return qcrypto_epoch_writer.write_epochs(path, blocks, tick_ps=tick_ps, layout=layout)
 
 
 def _own_format(
@@ -103,6 +126,7 @@ def _own_format(
         suffixes,
         lambda path, _: open_file(path),
         lambda path, blocks, tick_ps, fine_tick_ps: write(path, blocks, tick_ps=tick_ps, fine_tick_ps=fine_tick_ps),
+        holds_gaps=True,
     )
 
 
@@ -132,6 +156,7 @@ FORMATS: Mapping[str, EventFormat] = {
         qutag.open_compressed,
         qutag.write_compressed,
         qutag.CompressedDecoder,
+        OPTIONS["qutag-compressed"],
     ),
     **{name: _qcrypto_format(name) for name in qcrypto.LAYOUTS},
     "qcrypto-fast": _raw_format(
@@ -147,7 +172,12 @@ FORMATS: Mapping[str, EventFormat] = {
         "S-Fifteen TDC1 stream, 4 bytes an event", (".tdc1",), tdc1.open_tdc1, tdc1.write_tdc1, tdc1.Tdc1Decoder
     ),
     "idq": _raw_format(
-        "IDQ Time Controller .bin, one channel's times", (".bin",), idq.open_idq, idq.write_idq, idq.IdqDecoder
+        "IDQ Time Controller .bin, one channel's times",
+        (".bin",),
+        idq.open_idq,
+        idq.write_idq,
+        idq.IdqDecoder,
+        OPTIONS["idq"],
     ),
     "swabian-dump": _raw_format(
         "Swabian Time Tagger Dump, 16 bytes an event",
@@ -155,6 +185,8 @@ FORMATS: Mapping[str, EventFormat] = {
         swabian.open_dump,
         swabian.write_dump,
         swabian.DumpDecoder,
+        OPTIONS["swabian-dump"],
+        holds_gaps=True,
     ),
     "hdf5": _own_format("HDF5, exact ticks, every kind", (".h5", ".hdf5"), hdf5.open_hdf5, hdf5.write_hdf5),
     "parquet": _own_format("Apache Parquet, delta-coded", (".parquet",), parquet.open_parquet, parquet.write_parquet),
@@ -167,17 +199,17 @@ def open_events(path: Path | str, format_name: str | None = None, *, tolerant: b
 
     Args:
         path: The file.
-        format_name: A name in FORMATS; None finds it from the file's content.
+        format_name: A name in FORMATS, with options if need be (`idq:channel=3`); None finds it from the content.
         tolerant: Accept a file that is cut short, skip invalid records, and count both.
 
     Raises:
         EventFormatError: The format is not recognised, or the file does not follow it; carries the byte offset.
         EventError: The file cannot be read.
-        ConfigurationError: No such format name, or the library for it is not installed.
+        ConfigurationError: No such format name or option, or the library for it is not installed.
     """
     path = Path(path)
     name = detect_format(path) if format_name is None else format_name
-    return _format(name).open(path, tolerant)
+    return format_named(name).open(path, tolerant)
 
 
 def write_events(
@@ -187,15 +219,18 @@ def write_events(
     *,
     tick_ps: Fraction,
     fine_tick_ps: Fraction | None = None,
+    drop_gaps: bool = False,
 ) -> LeftOut:
     """Write a file of detection events, whole or not at all.
 
     Args:
         path: The new file; an old one of that name is replaced at the end.
         blocks: Events in order.
-        format_name: A name in FORMATS; None takes it from the file name's ending.
+        format_name: A name in FORMATS, with options if need be; None takes it from the file name's ending.
         tick_ps: Tick of the events.
         fine_tick_ps: Tick of the fine times of start-stop (T3) events.
+        drop_gaps: Leave the marks of gaps out of a format that has no place for them, and count the gaps. The file
+            does not show then where events are missing.
 
     Returns:
         What was written and what the format has no place for.
@@ -203,20 +238,35 @@ def write_events(
     Raises:
         EventFormatError: An event that the format cannot hold exactly.
         EventError: The file cannot be written; nothing is left behind.
-        ConfigurationError: No such format name or ending, or the library for it is not installed.
+        ConfigurationError: No such format name, option or ending, or the library for it is not installed.
     """
     path = Path(path)
     name = format_of_name(path) if format_name is None else format_name
-    return _format(name).write(path, blocks, tick_ps, fine_tick_ps)
+    known = format_named(name, writing=True)
+    dropper = GapDropper()
+    if drop_gaps and not known.holds_gaps:
+        blocks = dropper.pass_on(blocks)
+    left_out = known.write(path, blocks, tick_ps, fine_tick_ps)
+    left_out.gaps = dropper.gaps
+    return left_out
 
 
-def _format(name: str) -> EventFormat:
-    try:
-        return FORMATS[name]
-    except KeyError as error:
-        raise ConfigurationError(
-            f"there is no event format {name!r}", remedy=f"one of: {', '.join(FORMATS)}"
-        ) from error
+def format_named(text: str, *, writing: bool = False) -> EventFormat:
+    """Return the format of a name, with the options that follow it: `idq:channel=3:record_period_ps=2000000000`.
+
+    Args:
+        text: A name in FORMATS, then options.
+        writing: Whether a file is to be written, not read.
+
+    Raises:
+        ConfigurationError: There is no such format, or an option or its value is wrong.
+    """
+    name, given = split_format_name(text)
+    known = FORMATS.get(name)
+    if known is None:
+        raise ConfigurationError(f"there is no event format {name!r}", remedy=f"one of: {', '.join(FORMATS)}")
+    values = option_values(name, known.options, given, writing=writing)
+    return known.bound(values) if known.bound and values else known
 
 
 def format_of_name(path: Path) -> str:

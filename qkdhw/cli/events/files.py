@@ -14,7 +14,14 @@ from rich.table import Table
 
 from qkdhw.bench import open_bench, record_events
 from qkdhw.cli.console import JsonOption, err, out, plain, print_json
-from qkdhw.cli.events.options import FileArgument, FormatOption, TolerantOption, check_out, with_progress
+from qkdhw.cli.events.options import (
+    FileArgument,
+    FormatOption,
+    OutFormatOption,
+    TolerantOption,
+    check_out,
+    with_progress,
+)
 from qkdhw.cli.target import TimeoutOption
 from qkdhw.errors import ConfigurationError
 from qkdhw.formats import FORMATS, EventCounter, EventReport, open_events, write_events
@@ -42,10 +49,12 @@ def convert(
     file: FileArgument,
     out_file: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; it appears whole or not at all.")],
     format_name: FormatOption = None,
-    out_format: Annotated[
-        str | None, typer.Option("--out-format", help="Format of OUT; taken from its name if not given.")
-    ] = None,
+    out_format: OutFormatOption = None,
     tolerant: TolerantOption = False,
+    drop_gaps: Annotated[
+        bool,
+        typer.Option("--drop-gaps", help="If OUT has no place for marks of gaps, leave them out and say how many."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -58,15 +67,21 @@ def convert(
         out_format,
         tick_ps=source.tick_ps,
         fine_tick_ps=source.fine_tick_ps,
+        drop_gaps=drop_gaps,
     )
     if as_json:
-        tally = dataclasses.asdict(source.tally)
-        print_json({"out": str(out_file), "events": left_out.events, "dummies_left_out": left_out.dummies, **tally})
+        counts = {"events": left_out.events, "dummies_left_out": left_out.dummies, "gaps_left_out": left_out.gaps}
+        print_json({"out": str(out_file), **counts, **dataclasses.asdict(source.tally)})
         return
     out.print(f"{left_out.events:,} events written to {out_file}", highlight=False, markup=False, soft_wrap=True)
     if left_out.dummies:
         out.print(
             f"{left_out.dummies:,} dummies left out: the format has no place for them", highlight=False, soft_wrap=True
+        )
+    if left_out.gaps:
+        gaps = f"{left_out.gaps:,} gap{'s' * (left_out.gaps > 1)} left out"
+        out.print(
+            plain(f"{gaps}: {out_file.name} does not show where events are missing"), highlight=False, soft_wrap=True
         )
     if source.tally.invalid_records or source.tally.missing_records:
         out.print(
@@ -81,9 +96,7 @@ def record(
     unit: Annotated[str, typer.Argument(metavar="UNIT", help="The tagger's name in the bench file.")],
     out_file: Annotated[Path, typer.Argument(metavar="OUT", help="File to write; OUT.json gets the bench's settings.")],
     duration_s: Annotated[float, typer.Option("--duration", metavar="SECONDS", min=0.001, help="How long.")],
-    out_format: Annotated[
-        str | None, typer.Option("--out-format", help="Format of OUT; taken from its name if not given.")
-    ] = None,
+    out_format: OutFormatOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT and OUT.json if they exist.")] = False,
     timeout_s: TimeoutOption = 5.0,
     as_json: JsonOption = False,
@@ -121,14 +134,32 @@ def record(
 
 
 def formats(as_json: JsonOption = False) -> None:
-    """List the formats and the file name endings that ask for each when writing."""
+    """List the formats, the file name endings that ask for each when writing, and options: NAME:OPTION=VALUE."""
     if as_json:
-        print_json({name: {"description": f.description, "suffixes": list(f.suffixes)} for name, f in FORMATS.items()})
+        print_json(
+            {
+                name: {
+                    "description": known.description,
+                    "suffixes": list(known.suffixes),
+                    "options": {
+                        each.name: {"help": each.help, "reading": each.reading, "writing": each.writing}
+                        for each in known.options
+                    },
+                }
+                for name, known in FORMATS.items()
+            }
+        )
         return
     table = Table("format", "description", "endings")
     for name, known in FORMATS.items():
         table.add_row(name, known.description, " ".join(known.suffixes))
     out.print(table)
+    options = Table("option", "what it is; without it", "to")
+    for name, known in FORMATS.items():
+        for each in known.options:
+            to = " ".join(verb for verb, is_for in (("read", each.reading), ("write", each.writing)) if is_for)
+            options.add_row(f"{name}:{each.name}=", each.help, to)
+    out.print(options)
 
 
 def _plain(report: EventReport) -> dict[str, Any]:

@@ -23,15 +23,30 @@ _LONGEST_NUMBER = 40
 
 
 def complete_format(incomplete: str) -> list[tuple[str, str]]:
-    """List the formats that begin so, for a shell."""
-    return [(name, known.description) for name, known in FORMATS.items() if name.startswith(incomplete)]
+    """List the formats that begin so, or the options of the one that is named, for a shell."""
+    known, colon = FORMATS.get(incomplete.partition(":")[0]), incomplete.rfind(":") + 1
+    if known and colon:
+        said = [(f"{incomplete[:colon]}{option.name}=", option.help) for option in known.options]
+    else:
+        said = [(name, known.description) for name, known in FORMATS.items()]
+    return [(text, what) for text, what in said if text.startswith(incomplete)]
 
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="File of detection events.")]
 FormatOption = Annotated[
     str | None,
     typer.Option(
-        "--format", help="Format of FILE; found from its content if not given.", autocompletion=complete_format
+        "--format",
+        help="Format of FILE, with options such as idq:channel=3 (see `formats`); found from its content if not given.",
+        autocompletion=complete_format,
+    ),
+]
+OutFormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--out-format",
+        help="Format of OUT, with options (see `formats`); taken from its name if not given.",
+        autocompletion=complete_format,
     ),
 ]
 TolerantOption = Annotated[
