@@ -8,6 +8,7 @@ clock or a gap in the light, the clock runs on, the state is LOST, and what came
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, unique
 from fractions import Fraction
@@ -31,6 +32,7 @@ _RATE_GAIN = _OFFSET_GAIN**2 / (2 - _OFFSET_GAIN)  # critically damped
 _PEAK = 3  # columns taken for the peak
 _NEAR = 3.0  # columns to either side of the centroid that are averaged
 _SEARCHED_EPOCHS = 3
+_AS_GOOD = 0.95  # of a found peak's significance that the rate of before must reach to be kept
 _PATIENCE = 4  # epochs after which a silent site is waited for no longer
 
 
@@ -51,6 +53,7 @@ class TrackedEpoch:
         state: LOST if this epoch's `clock` is only what the last one foretells.
         found_again: The clock was found anew by a search that ended with this epoch.
         clock: The corrected clock; its reference is the middle of the epoch.
+        measured: What the clock foretold, moved onto the centroid; the same as `clock` if LOST.
         residual_ticks: The centroid less what the clock foretold, in ticks of B; 0 if LOST.
         pairs: Coincidences within the peak, accidentals subtracted.
         accidentals: Expected there.
@@ -61,6 +64,7 @@ class TrackedEpoch:
     state: TrackingState
     found_again: bool
     clock: PairClock
+    measured: PairClock
     residual_ticks: float
     pairs: float
     accidentals: float
@@ -83,6 +87,7 @@ class PairTracker:
         search_offset_s: How far a lost offset is searched for.
         search_ppm: How far the rate may have changed by then, parts per million.
         search_bins: As `max_bins` of `align_pairs`: more find fewer pairs and take longer.
+        patience: Epochs after which a site that is silent is waited for no longer; None if both are sure to come.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class PairTracker:
         search_offset_s: float = SEARCH_OFFSET_S,
         search_ppm: float = SEARCH_PPM,
         search_bins: int = SEARCH_BINS,
+        patience: int | None = _PATIENCE,
     ) -> None:
         self._clock = clock
         self._state = TrackingState.TRACKING
@@ -105,10 +111,18 @@ class PairTracker:
         self._reach_ticks = math.ceil(Fraction(search_offset_s) * PS_PER_S / a_tick_ps)
         self._search_ppm = search_ppm
         self._search_bins = search_bins
+        self._patience = patience
         self._first_ticks: int | None = None
         self._lost_epochs = 0
         self._a_ticks = np.empty(0, np.int64)
         self._b_ticks = np.empty(0, np.int64)
+        self._a_parts: list[NDArray[np.int64]] = []
+        self._b_parts: list[NDArray[np.int64]] = []
+
+    @property
+    def epoch_ticks(self) -> int:
+        """Length of an epoch in ticks of A."""
+        return self._epoch_ticks
 
     @property
     def clock(self) -> PairClock:
@@ -124,6 +138,10 @@ class PairTracker:
     def capture_ticks(self) -> float:
         """How far from the foretold offset a peak may lie in the next epoch to be followed, in ticks of B."""
         return (COLUMNS // 2 - _PEAK // 2 - 1) * 2.0 ** (self._bin_shift - 32)
+
+    def step(self, clock: PairClock) -> None:
+        """Go on from another clock, such as `TrackedEpoch.measured` after a step that changed no rate."""
+        self._clock = clock
 
     def track(self, a_ticks: NDArray[np.int64], b_ticks: NDArray[np.int64]) -> list[TrackedEpoch]:
         """Take the next chunk of both streams, of any lengths, and judge the epochs that it completes.
@@ -141,24 +159,50 @@ class PairTracker:
         Raises:
             NonMonotonicTimeError: Time goes backwards, within a chunk or from one to the next.
         """
-        self._a_ticks = _append(self._a_ticks, a_ticks)
-        self._b_ticks = _append(self._b_ticks, b_ticks)
-        if self._first_ticks is None:
-            if not len(self._a_ticks):
-                return []
-            self._first_ticks = int(self._a_ticks[0])
-        done = []
-        while self._is_complete(self._first_ticks + self._epoch_ticks):
-            done.append(self._judge(self._first_ticks))
-            self._first_ticks = self._next_epoch(self._first_ticks + self._epoch_ticks)
-            self._forget(self._first_ticks - self._lost_epochs * self._epoch_ticks)
-        return done
+        self.add(a_ticks, b_ticks)
+        return list(self.epochs())
+
+    def add(self, a_ticks: NDArray[np.int64], b_ticks: NDArray[np.int64]) -> None:
+        """Take the next chunk of both streams, as `track` does, and judge nothing."""
+        _append(self._a_ticks, self._a_parts, a_ticks)
+        _append(self._b_ticks, self._b_parts, b_ticks)
+        if self._first_ticks is None and self._a_parts:
+            self._first_ticks = int(self._a_parts[0][0])
+
+    def epochs(self, *, ended: bool = False) -> Iterator[TrackedEpoch]:
+        """Judge complete epochs one by one, each when it is asked for; `step` may come between.
+
+        Args:
+            ended: Both streams have ended: what is left is judged too; the last epoch may hold too little to be found.
+        """
+        while self._first_ticks is not None:
+            if not self._is_complete(self._first_ticks + self._epoch_ticks):
+                a_last = _last(self._a_ticks, self._a_parts)
+                if not ended or a_last is None or a_last < self._first_ticks:
+                    return
+            yield self._judge_next(self._first_ticks)
+
+    def _judge_next(self, first_ticks: int) -> TrackedEpoch:
+        self._join()
+        epoch = self._judge(first_ticks)
+        self._first_ticks = self._next_epoch(first_ticks + self._epoch_ticks)
+        self._forget(self._first_ticks - self._lost_epochs * self._epoch_ticks)
+        return epoch
+
+    def _join(self) -> None:
+        """Put chunks behind one another: once an epoch, however small they are."""
+        if self._a_parts:
+            self._a_ticks, self._a_parts = np.concatenate([self._a_ticks, *self._a_parts]), []
+        if self._b_parts:
+            self._b_ticks, self._b_parts = np.concatenate([self._b_ticks, *self._b_parts]), []
 
     def _is_complete(self, end_ticks: int) -> bool:
-        patience = _PATIENCE * self._epoch_ticks
-        a_last = int(self._a_ticks[-1]) if len(self._a_ticks) else end_ticks - 1
-        b_last = self._clock.invert(int(self._b_ticks[-1])) - self._reach_ticks if len(self._b_ticks) else end_ticks - 1
-        return min(a_last, b_last) >= end_ticks or max(a_last, b_last) >= end_ticks + patience
+        a_last, b_last = _last(self._a_ticks, self._a_parts), _last(self._b_ticks, self._b_parts)
+        a_last = end_ticks - 1 if a_last is None else a_last
+        b_last = end_ticks - 1 if b_last is None else self._clock.invert(b_last) - self._reach_ticks
+        if min(a_last, b_last) >= end_ticks:
+            return True
+        return self._patience is not None and max(a_last, b_last) >= end_ticks + self._patience * self._epoch_ticks
 
     def _next_epoch(self, first_ticks: int) -> int:
         """Pass over epochs in which neither site saw anything, however many they are."""
@@ -183,6 +227,11 @@ class PairTracker:
             found = self._search(first_ticks)
             if found is not None:
                 epoch = self._measure(first_ticks, found, found_again=True)
+                # A step changes no rate as a rule, and a rate found in little light is none to go on with.
+                same_rate = found.rebased(found.ref_a_ticks, stretch_q48=self._clock.rate_q48 - found.rate_q48)
+                steady = self._measure(first_ticks, same_rate, found_again=True)
+                if steady.significance >= _AS_GOOD * epoch.significance:
+                    epoch = steady
         if epoch.state is TrackingState.TRACKING:
             self._lost_epochs = 0
         self._clock, self._state = epoch.clock, epoch.state
@@ -210,6 +259,7 @@ class PairTracker:
                 shift_q32=round(_OFFSET_GAIN * residual_q32),
                 stretch_q48=round(_RATE_GAIN * residual_q32 * 2.0**16 / self._epoch_ticks),
             ),
+            measured=clock.rebased(clock.ref_a_ticks, shift_q32=round(residual_q32)),
             residual_ticks=residual_q32 / 2.0**32,
             pairs=pairs,
             accidentals=accidentals,
@@ -239,15 +289,22 @@ class PairTracker:
             return None
 
 
-def _append(kept: NDArray[np.int64], chunk: NDArray[np.int64]) -> NDArray[np.int64]:
+def _append(kept: NDArray[np.int64], parts: list[NDArray[np.int64]], chunk: NDArray[np.int64]) -> None:
     check_ascending(chunk)
-    if len(kept) and len(chunk) and chunk[0] < kept[-1]:
+    last = _last(kept, parts)
+    if last is not None and len(chunk) and chunk[0] < last:
         raise NonMonotonicTimeError(
             "a chunk begins earlier than the one before it ended",
             index=0,
             remedy="Feed the chunks in their order, and check the time tagger for overflows.",
         )
-    return np.concatenate([kept, chunk])
+    if len(chunk):
+        parts.append(chunk)
+
+
+def _last(kept: NDArray[np.int64], parts: list[NDArray[np.int64]]) -> int | None:
+    latest = parts[-1] if parts else kept
+    return int(latest[-1]) if len(latest) else None
 
 
 def _find_centroid(counts: NDArray[np.int64]) -> tuple[float, float, float, float]:

@@ -283,6 +283,13 @@ class PairSifter:
         """What the servo added to the clock's offset at the last detection, in own ticks."""
         return Fraction(int(self._state[0]), 1 << 32)
 
+    def own_ticks(self, unit: int) -> Fraction:
+        """Return the own tick that belongs to a time of the peer, as the servo has it now."""
+        rate_q48, offset, *_ = self._rule
+        servo_q32, drift_q48, reference = self._state[_SERVO].tolist()
+        moved_q48 = unit * rate_q48 + (servo_q32 << 16) + (unit - reference) * drift_q48
+        return offset + Fraction(moved_q48, 1 << 48)
+
     def add_events(self, ticks: NDArray[np.int64], detectors: NDArray[np.uint8]) -> None:
         """Add the next own events. The arrays are kept, not copied: do not write to them afterwards.
 

@@ -165,6 +165,8 @@ def test_bench_pair_pipelines(benchmark):
             for message in announcer:
                 for answer in sifter.answer(message):
                     announcer.sift(answer.reply)
+            for answer in sifter.finish():
+                announcer.sift(answer.reply)
             spent_s = time.process_time() - begun_s
             found = announcer.statistics, sifter.statistics
         for statistics in found:

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw.bench.pipeline.pairs import PairAnnouncerPipeline, PairSifterPipeline, PairStatistics
+from qkdhw.bench.pipeline.clock_log import MAX_LOST_S, ClockChange
+from qkdhw.bench.pipeline.clock_log import ignore as ignore_change
+from qkdhw.bench.pipeline.pair_sifter import PairSifterPipeline
+from qkdhw.bench.pipeline.pairs import PairAnnouncerPipeline, PairStatistics
 from qkdhw.bench.pipeline.pieces import Source
 from qkdhw.errors import PeerProtocolError
 from qkdhw.events.pair_alignment import PairAlignment
 from qkdhw.events.wiring import FOUR_DETECTORS, Wiring
 from qkdhw.model import Basis
-from qkdhw.postprocessing.pair_sifting import SiftedPairs
+from qkdhw.postprocessing.pair_sifting import PairAnswer, SiftedPairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,8 @@ class PairReport:
         kept: int64 (2,), sifted bits by basis.
         errors: int64 (2,), those of them that differ between the sites.
         accidentals: How many coincidences are expected to be accidental.
-        alignment: The clock of the second site in terms of the first's.
+        alignment: The clock of the second site in terms of the first's, as it was found first.
+        clock_changes: When it was lost and found again after that, the latest of them.
         announcer: The first site's statistics.
         sifter: The second's.
     """
@@ -36,6 +40,7 @@ class PairReport:
     errors: NDArray[np.int64]
     accidentals: float
     alignment: PairAlignment
+    clock_changes: tuple[ClockChange, ...]
     announcer: PairStatistics
     sifter: PairStatistics
 
@@ -58,6 +63,8 @@ def sift_pairs(
     unit_ticks: int = 1,
     max_offset_s: float = 0.1,
     max_ppm: float = 20.0,
+    max_lost_s: float = MAX_LOST_S,
+    on_clock: Callable[[ClockChange], None] = ignore_change,
     on_sifted: Callable[[SiftedPairs, SiftedPairs], None] = ignore,
     **options: Any,
 ) -> PairReport:
@@ -72,30 +79,40 @@ def sift_pairs(
         unit_ticks: Ticks in a unit of the announced times.
         max_offset_s: Largest difference of the two sites' times of the same moment.
         max_ppm: Largest relative difference of the two clocks, parts per million.
+        max_lost_s: End with an error when the clock was lost for so long a time of the stream.
+        on_clock: Called when the clock is lost and when it is found again.
         on_sifted: Called with both sites' bits of each announcement; they are wiped afterwards.
         options: Further options of both pipelines.
 
     Raises:
-        ClockAlignmentError: The two share no offset and rate that stand out.
+        ClockAlignmentError: The two share no offset and rate that stand out, or lost them for too long.
         QkdhwError: Whatever else ends one of the sites.
     """
     kept, errors = np.zeros(len(Basis), np.int64), np.zeros(len(Basis), np.int64)
     with (
         PairAnnouncerPipeline(announcer_events, announcer_wiring, unit_ticks=unit_ticks, **options) as announcer,
         PairSifterPipeline(
-            sifter_events, sifter_wiring, window_ps=window_ps, max_offset_s=max_offset_s, max_ppm=max_ppm, **options
+            sifter_events, sifter_wiring, window_ps=window_ps, max_offset_s=max_offset_s, max_ppm=max_ppm,
+            max_lost_s=max_lost_s, on_clock=on_clock, **options,
         ) as sifter,
-    ):
-        alignment = sifter.align(announcer.first_times())
-        for announcement in announcer:
-            for answer in sifter.answer(announcement):
+    ):  # fmt: skip
+
+        def take(answers: list[PairAnswer]) -> None:
+            for answer in answers:
                 ours = announcer.sift(answer.reply)
-                kept += (ours.n_key, ours.n_test)
-                errors += _errors(ours, answer.sifted)
+                kept[:] += (ours.n_key, ours.n_test)
+                errors[:] += _errors(ours, answer.sifted)
                 on_sifted(ours, answer.sifted)
                 ours.wipe()
                 answer.sifted.wipe()
-        return PairReport(kept, errors, sifter.accidentals, alignment, announcer.statistics, sifter.statistics)
+
+        alignment = sifter.align(announcer.first_times())
+        for announcement in announcer:
+            take(sifter.answer(announcement))
+        take(sifter.finish())
+        return PairReport(
+            kept, errors, sifter.accidentals, alignment, sifter.clock_changes, announcer.statistics, sifter.statistics
+        )
 
 
 def _errors(ours: SiftedPairs, theirs: SiftedPairs) -> tuple[int, int]:

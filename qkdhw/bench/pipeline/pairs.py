@@ -1,8 +1,7 @@
-"""Sites that share photon pairs: one announces times and bases, the other finds the pairs and replies what it keeps."""
+"""Sites that share photon pairs: what both have, and the one that announces times and bases."""
 
 from __future__ import annotations
 
-import math
 import secrets
 import struct
 from collections import deque
@@ -13,18 +12,17 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qkdhw._core import rice
 from qkdhw.bench.pipeline.ahead import Ahead
 from qkdhw.bench.pipeline.photons import PhotonFilter, Photons
 from qkdhw.bench.pipeline.pieces import PIECE_EVENTS, PIECE_S, Pieces, Source
 from qkdhw.errors import PeerProtocolError
-from qkdhw.events.alignment import MAX_PPM
-from qkdhw.events.pair_alignment import MAX_OFFSET_S, PairAlignment, align_pair_times
-from qkdhw.events.pair_correlation import PairClock
 from qkdhw.events.wiring import Wiring
 from qkdhw.model import DetectionBlock
-from qkdhw.postprocessing.pair_sifting import AnnouncedClock, PairAnnouncer, PairAnswer, PairSifter, SiftedPairs
+from qkdhw.postprocessing.announced_times import no_pairs, parse_unplaced_reply
+from qkdhw.postprocessing.pair_sifting import PairAnnouncer, SiftedPairs
 from qkdhw.quantities import PS_PER_S
 
 ALIGN_S = Fraction(2)
@@ -45,6 +43,7 @@ class PairStatistics:
         n_unwired: Dropped: an input without a detector.
         n_simultaneous: Dropped: another detection at the same tick was drawn.
         n_dropped: Dropped: too many waited for announcements.
+        n_clock_lost: Dropped: announced or seen while the clock was lost, so that they could not be placed.
         n_unanswered: Announced, without a reply yet; at the other site: waits for an announcement or has no partner.
         n_refused: Dropped: no partner, or one of another basis (at the other site: of another basis only).
         n_key: Sifted key bits.
@@ -54,6 +53,9 @@ class PairStatistics:
         n_overflows: Overflows that the unit told of.
         n_unit_stalls: How often the unit's ring was full and its reading stopped.
         n_stalls: How often the pipeline's queue was full and its reader waited.
+        n_clock_losses: How often the clock was lost; at the site that finds it, as the rest.
+        n_relocks: How often it was found again.
+        n_clock_moves: How often it stepped by so little that it was followed.
     """
 
     n_events: int = 0
@@ -62,6 +64,7 @@ class PairStatistics:
     n_unwired: int = 0
     n_simultaneous: int = 0
     n_dropped: int = 0
+    n_clock_lost: int = 0
     n_unanswered: int = 0
     n_refused: int = 0
     n_key: int = 0
@@ -71,12 +74,16 @@ class PairStatistics:
     n_overflows: int = 0
     n_unit_stalls: int = 0
     n_stalls: int = 0
+    n_clock_losses: int = 0
+    n_relocks: int = 0
+    n_clock_moves: int = 0
 
     @property
     def fates(self) -> dict[str, int]:
         """What became of events, by name; the values sum to `n_events`."""
         names = (
-            "waiting", "not_photons", "unwired", "simultaneous", "dropped", "unanswered", "refused", "key", "test",
+            "waiting", "not_photons", "unwired", "simultaneous", "dropped", "clock_lost", "unanswered", "refused",
+            "key", "test",
         )  # fmt: skip
         return {name: getattr(self, f"n_{name}") for name in names}
 
@@ -141,16 +148,19 @@ class _PairSite:
         nothing = Photons(np.empty(0, np.int64), np.empty(0, np.uint8))
         return Photons(np.concatenate([nothing.ticks, *(p.ticks for p in self._waiting)]), nothing.detectors)
 
-    def _statistics(self, *, n_dropped: int, n_refused: int, n_offered: int) -> PairStatistics:
+    def _statistics(
+        self, *, n_refused: int, n_offered: int, n_clock_lost: int, n_dropped: int = 0, n_held: int = 0
+    ) -> PairStatistics:
         source, photons = self._pieces.counts, self._filter
         return PairStatistics(
             n_events=self._n_events,
-            n_waiting=sum(map(len, self._waiting)) + photons.n_waiting,
+            n_waiting=sum(map(len, self._waiting)) + photons.n_waiting + n_held,
             n_not_photons=photons.n_not_photons,
             n_unwired=photons.n_unwired,
             n_simultaneous=photons.n_simultaneous,
             n_dropped=n_dropped,
-            n_unanswered=n_offered - n_dropped - n_refused - self._n_key - self._n_test,
+            n_clock_lost=n_clock_lost,
+            n_unanswered=n_offered - n_dropped - n_clock_lost - n_refused - self._n_key - self._n_test,
             n_refused=n_refused,
             n_key=self._n_key,
             n_test=self._n_test,
@@ -195,13 +205,14 @@ class PairAnnouncerPipeline(_PairSite):
         super().__init__(source, wiring, random_bytes, piece_events, piece_s, duration_s, timeout_s)
         self._unit_ticks, self._align_s = unit_ticks, Fraction(align_s)
         self._announcer = PairAnnouncer(unit_ticks=unit_ticks, max_waiting=MAX_WAITING)
-        self._announced = self._refused = 0
-        self._sizes: deque[int] = deque()
+        self._announced = self._refused = self._unplaced = 0
+        self._sizes: dict[int, int] = {}
+        self._sequence = 0
 
     @property
     def statistics(self) -> PairStatistics:
         """What became of everything so far."""
-        return self._statistics(n_dropped=0, n_refused=self._refused, n_offered=self._announced)
+        return self._statistics(n_refused=self._refused, n_offered=self._announced, n_clock_lost=self._unplaced)
 
     def first_times(self) -> bytes:
         """Return the first times of the stream, for the other site to find the clock; call it before iterating.
@@ -233,134 +244,50 @@ class PairAnnouncerPipeline(_PairSite):
         while (photons := self._next_photons()) is not None:
             if len(photons):
                 self._announced += len(photons)
-                self._sizes.append(len(photons))
+                self._sizes[self._sequence] = len(photons)
+                self._sequence += 1
                 announcement = self._announcer.announce(photons.ticks, photons.detectors)
                 photons.detectors.fill(0)
                 return announcement
         raise StopIteration
 
     def sift(self, reply: bytes) -> SiftedPairs:
-        """Take the reply to the oldest announcement without one.
+        """Take a reply; its announcement is then forgotten.
+
+        Replies come later than their announcements, in order: the other site waits for what the clock did meanwhile.
+
+        Returns:
+            This site's bits; none if the other site had no clock to place what was announced.
 
         Raises:
             PeerProtocolError: The reply does not fit; the announcement waits on.
         """
+        unplaced = parse_unplaced_reply(reply)
+        if unplaced is not None:
+            return self._give_up(unplaced)
         sifted = self._announcer.accept(reply)
-        self._refused += self._sizes.popleft() - len(sifted.kept)
+        self._refused += self._sizes.pop(sifted.sequence) - len(sifted.kept)
         self._n_key += sifted.n_key
         self._n_test += sifted.n_test
         return sifted
 
+    def _give_up(self, sequence: int) -> SiftedPairs:
+        if sequence not in self._sizes:
+            raise PeerProtocolError(
+                f"bad reply, byte 4: no announcement {sequence} waits for it",
+                remedy="Drop this message; check that both sites run the same version.",
+            )
+        self._announcer.forget(sequence)
+        self._unplaced += self._sizes.pop(sequence)
+        return no_pairs(sequence)
 
-class PairSifterPipeline(_PairSite):
-    """The site that finds the clock and the pairs; a context manager.
 
-    Args:
-        source: As for the announcer.
-        wiring: Which input is which detector.
-        window_ps: Full width of the coincidence window.
-        tracking_ps: Full width of what the drift servo follows; three windows if not given.
-        max_offset_s: Largest difference of the two sites' times of the same moment.
-        max_ppm: Largest relative difference of the two clocks, parts per million.
-        random_bytes: As for the announcer, likewise the rest.
-        piece_events: See there.
-        piece_s: See there.
-        duration_s: See there.
-        timeout_s: See there.
+def parse_first_times(message: bytes) -> tuple[NDArray[np.int64], Fraction]:
+    """Read what `first_times` wrote: times in units, and the length of a unit in picoseconds.
+
+    Raises:
+        PeerProtocolError: It is malformed.
     """
-
-    def __init__(
-        self,
-        source: Source,
-        wiring: Wiring,
-        *,
-        window_ps: Fraction | int,
-        tracking_ps: Fraction | int | None = None,
-        max_offset_s: float = MAX_OFFSET_S,
-        max_ppm: float = MAX_PPM,
-        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
-        piece_events: int = PIECE_EVENTS,
-        piece_s: Fraction | float = PIECE_S,
-        duration_s: float | None = None,
-        timeout_s: float = 30.0,
-    ) -> None:
-        super().__init__(source, wiring, random_bytes, piece_events, piece_s, duration_s, timeout_s)
-        self._window_ps, self._tracking_ps = Fraction(window_ps), Fraction(tracking_ps or 3 * window_ps)
-        self._max_offset_s, self._max_ppm = max_offset_s, max_ppm
-        self._sifter: PairSifter | None = None
-        self._closed = False
-        self._offered = self._matched = 0
-        self.accidentals = 0.0
-
-    @property
-    def statistics(self) -> PairStatistics:
-        """What became of everything so far."""
-        dropped = self._sifter.dropped_events if self._sifter else 0
-        refused = self._matched - self._n_key - self._n_test
-        return self._statistics(n_dropped=dropped, n_refused=refused, n_offered=self._offered)
-
-    def align(self, first_times: bytes) -> PairAlignment:
-        """Find the clock from the other site's first times; once, before the first announcement.
-
-        Raises:
-            PeerProtocolError: The message is malformed.
-            ClockAlignmentError: No offset and rate stand out with 6 standard deviations.
-            EventError: The events are wrong.
-        """
-        units, unit_ps = _parse_times(first_times)
-        span_s = Fraction(int(units[-1]) - int(units[0])) * unit_ps / PS_PER_S if len(units) else Fraction(0)
-        own = self._wait_for(span_s + 2 * Fraction(self._max_offset_s))
-        tick_ps = self._tick_ps or Fraction(1)
-        found = align_pair_times(
-            units,
-            own.ticks,
-            PairClock.nominal(unit_ps, tick_ps),
-            reach_ticks=math.ceil(Fraction(self._max_offset_s) * PS_PER_S / unit_ps),
-            max_ppm=self._max_ppm,
-            resolution_ticks=self._window_ps / tick_ps,
-            span_ticks=int(span_s * PS_PER_S / unit_ps) + 1,
-        )
-        self._sifter = PairSifter(
-            AnnouncedClock(round(found.clock.map_ticks(0)), found.clock.rate),
-            window_ticks=int(self._window_ps / 2 / tick_ps),
-            tracking_ticks=int(self._tracking_ps / 2 / tick_ps),
-            max_waiting=MAX_WAITING,
-        )
-        return found
-
-    def answer(self, announcement: bytes) -> list[PairAnswer]:
-        """Take an announcement, and give the replies, usually one, that are complete; own events are read as needed.
-
-        Raises:
-            PeerProtocolError: The announcement is malformed or out of order.
-            QkdhwError: As for the announcer's iteration.
-            ValueError: The clock was not looked for.
-        """
-        if self._sifter is None:
-            raise ValueError("align first")
-        self._sifter.add_announcement(announcement)
-        while True:
-            answers = list(self._sifter.answers())
-            if answers or self._closed:
-                for answer in answers:
-                    self._matched += answer.counts.matched
-                    self._n_key += answer.sifted.n_key
-                    self._n_test += answer.sifted.n_test
-                    self.accidentals += answer.counts.accidentals
-                return answers
-            self._offer(self._sifter)
-
-    def _offer(self, sifter: PairSifter) -> None:
-        photons = self._next_photons()
-        if photons is None:
-            sifter.close()
-            self._closed = True
-        else:
-            self._offered += len(photons)
-            sifter.add_events(photons.ticks, photons.detectors)
-
-
-def _parse_times(message: bytes) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], Fraction]:
     wrong = PeerProtocolError("bad message of first times", remedy="check that both sites run the same version")
     if len(message) < _TIMES.size:
         raise wrong
