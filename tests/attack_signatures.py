@@ -333,7 +333,7 @@ SIGNATURES = (
     ),
     Signature(
         DeadTime(), "clicks before the pulse; clicks while other detectors are dead", outside, "clicks",
-        outside_share(), outside_share(PREPULSES, PREPULSES),
+        outside_share(), outside_share(PREPULSES, PREPULSES), pulses=2e6,
     ),
     Signature(
         CalibrationForgery(), "arrival times of bits 0 and 1 differ", late_ones, "clicks", 0.5, shifted_share(100),

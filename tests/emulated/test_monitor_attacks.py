@@ -25,7 +25,7 @@ FALSE_ALARMS = 1e-9
 WIRING = Wiring({0: (Basis.KEY, 0), 1: (Basis.KEY, 1), 2: (Basis.TEST, 0), 3: (Basis.TEST, 1)})
 
 
-def observe(n_blocks, attacks=(), seed=1):
+def observe(n_blocks, attacks=(), seed=1, block_pulses=BLOCK_PULSES):
     """Blocks of a link as a receiver's gate and the sifting of both sites count them."""
     clock = SlotClock.nominal(Fraction(PERIOD_PS))
     random = np.random.default_rng(seed)
@@ -36,7 +36,7 @@ def observe(n_blocks, attacks=(), seed=1):
             cell = link.next_cell()
             ticks.append(cell.bob.ticks)
             channels.append(cell.bob.channel)
-            if cell.bob.end_ticks < end + BLOCK_PULSES * PERIOD_PS:
+            if cell.bob.end_ticks < end + block_pulses * PERIOD_PS:
                 continue
             before, n_slots = gate.residual_histogram, (cell.bob.end_ticks - end) // PERIOD_PS
             end = cell.bob.end_ticks
@@ -89,7 +89,9 @@ def test_honest_light_raises_no_alarm_over_many_blocks(calibration):
 )
 def test_an_attack_trips_its_monitor_in_its_first_block(calibration, attack, shown_by):
     bank = MonitorBank(calibration)
-    bank.judge(observe(1, (attack,), seed=3)[0])
+    # each pulse of this attack is a step of work: a tenth of a block shows it
+    block_pulses = BLOCK_PULSES // 10 if isinstance(attack, DeadTime) else BLOCK_PULSES
+    bank.judge(observe(1, (attack,), seed=3, block_pulses=block_pulses)[0])
     assert shown_by <= set(bank.alarms)
 
 
