@@ -45,6 +45,7 @@ class ProcessOptions:
         max_offset_s: Largest difference of two sites' clocks, with partners.
         max_ppm: Largest relative difference of the two clocks, parts per million.
         tolerant: Skip what is invalid in files, and count it.
+        format_name: Format of all event files, with options if need be; None finds each from its content.
         seed: 32 secret bytes for the bits of multiple clicks; with the same ones everything comes out the same. Drawn
             if empty.
 
@@ -63,6 +64,7 @@ class ProcessOptions:
     max_offset_s: float = 0.1
     max_ppm: float = 20.0
     tolerant: bool = False
+    format_name: str | None = None
     seed: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
@@ -184,7 +186,7 @@ def _bit_files(job: FileJob, stack: ExitStack) -> dict[str, _BitFile]:
 
 
 def _counted(job: FileJob) -> dict[str, Any]:
-    report = report_events(open_events(job.path, tolerant=job.options.tolerant))
+    report = report_events(open_events(job.path, job.options.format_name, tolerant=job.options.tolerant))
     return {
         "events": report.events,
         "kinds": dict(report.kinds),
@@ -207,7 +209,7 @@ def _sifted(job: FileJob, files: Mapping[str, _BitFile]) -> dict[str, Any]:
     with ExitStack() as stack:
         measured = stack.enter_context(RecordReader(options.bases[job.number])) if options.bases else None
         report = sift_files(
-            open_events(job.path, tolerant=options.tolerant),
+            open_events(job.path, options.format_name, tolerant=options.tolerant),
             options.records[job.number],
             period_ps=options.period_ps,
             window_ps=options.window_ps,
@@ -238,8 +240,8 @@ def _sifted_pairs(job: FileJob, files: Mapping[str, _BitFile]) -> dict[str, Any]
             files[f"{site}.test"].write(bits.test_bits, bits.n_test, high_first=True)
 
     report = sift_pairs(
-        open_events(job.path, tolerant=options.tolerant),
-        open_events(options.partners[job.number], tolerant=options.tolerant),
+        open_events(job.path, options.format_name, tolerant=options.tolerant),
+        open_events(options.partners[job.number], options.format_name, tolerant=options.tolerant),
         window_ps=options.window_ps,
         announcer_wiring=options.wiring,
         sifter_wiring=options.wiring,

@@ -239,6 +239,21 @@ def test_the_commands_say_it(tmp_path):
     assert "from 1 to 255" in wrong.stderr
 
 
+def test_commands_of_two_files_take_formats_that_no_content_tells(tmp_path):
+    for path, channel in ((tmp_path / "a.bin", 1), (tmp_path / "b.bin", 1)):
+        rows = [(1000 * k + 40 * (path.name == "b.bin"), channel, 0) for k in range(1, 51)]
+        write_events(path, [block(rows)], "idq", tick_ps=Fraction(1))
+    unnamed = qkdhw("coincidences", tmp_path / "a.bin", tmp_path / "b.bin", "--channels", "2,102")
+    assert (unnamed.returncode, "--format" in unnamed.stderr) == (1, True)
+    named = ("--format", "idq:channel=2", "--json")
+    found = json.loads(qkdhw("coincidences", tmp_path / "a.bin", tmp_path / "b.bin", "--channels", "2,102", "--window", "101", *named).stdout)  # fmt: skip
+    assert (found["singles_2"], found["singles_102"], found["coincidences"]) == (50, 50, 50)
+    delays = json.loads(qkdhw("correlate", tmp_path / "a.bin", tmp_path / "b.bin", "--start", "2", "--stop", "102", *named).stdout)  # fmt: skip
+    assert (delays["start_events"], abs(delays["largest_delay_ps"] - 40) <= 5) == (50, True)  # bins of 10 ps
+    counted = json.loads(qkdhw("process", tmp_path / "a.bin", tmp_path / "b.bin", *named).stdout)
+    assert [file["facts"]["channels"] for file in counted["files"]] == [{"2": 50}, {"2": 50}]
+
+
 def test_the_options_are_listed():
     listed = json.loads(qkdhw("formats", "--json").stdout)
     assert listed["idq"]["options"]["channel"]["reading"] is True

@@ -18,6 +18,7 @@ from qkdhw.cli.events.figures import ForceOption
 from qkdhw.cli.events.options import (
     REMEDY_TICKS,
     FileArgument,
+    FormatsOption,
     OrderingOption,
     OtherArgument,
     SkewOption,
@@ -55,6 +56,7 @@ def coincidences(
     ] = False,
     ordering_ps: OrderingOption = Fraction(0),
     skew: SkewOption = None,
+    format_name: FormatsOption = None,
     table_file: Annotated[
         Path | None, typer.Option("--out", metavar="CSV", help="Write the times of all coincidences in ticks.")
     ] = None,
@@ -64,7 +66,7 @@ def coincidences(
     """Count coincidences of two or more channels, and estimate the accidental ones by delayed windows."""
     if table_file is not None and (table_file.exists() or table_file.is_symlink()) and not force:
         raise ConfigurationError(f"{table_file} exists already", remedy="Replace it with --force.")
-    events = ordered_events(file, other, ordering_ps, skew or [])
+    events = ordered_events(file, other, ordering_ps, skew or [], format_name)
     wanted = channel_list(channels)
     try:
         window = CoincidenceWindow.around(window_ps, events.tick_ps, centre_ps=centre_ps)

@@ -16,6 +16,7 @@ from qkdhw.cli.events.figures import COLOURS, ForceOption, PlotOption, ShowOptio
 from qkdhw.cli.events.options import (
     REMEDY_TICKS,
     FileArgument,
+    FormatsOption,
     OrderingOption,
     OtherArgument,
     SkewOption,
@@ -48,6 +49,7 @@ def correlate(
     bin_ps: BinOption = None,
     ordering_ps: OrderingOption = Fraction(0),
     skew: SkewOption = None,
+    format_name: FormatsOption = None,
     plot: PlotOption = None,
     show: ShowOption = False,
     force: ForceOption = False,
@@ -55,7 +57,7 @@ def correlate(
 ) -> None:
     """Histogram of the delays from every start to every stop: counts."""
     check_figure(plot, show=show, force=force)
-    delays = _delays(_Pair(file, other, start, stop, range_ps, bin_ps, ordering_ps, skew or []))
+    delays = _delays(_Pair(file, other, start, stop, range_ps, bin_ps, ordering_ps, skew or [], format_name))
     result = second_order_correlation(delays)
     if plot or show:
         with figure(plot, show=show) as drawn:
@@ -75,6 +77,7 @@ def g2(
     bin_ps: BinOption = None,
     ordering_ps: OrderingOption = Fraction(0),
     skew: SkewOption = None,
+    format_name: FormatsOption = None,
     plot: PlotOption = None,
     show: ShowOption = False,
     force: ForceOption = False,
@@ -82,7 +85,7 @@ def g2(
 ) -> None:
     """Second-order correlation g2 of two channels, or of one with itself, with Poissonian errors."""
     check_figure(plot, show=show, force=force)
-    delays = _delays(_Pair(file, other, start, stop, range_ps, bin_ps, ordering_ps, skew or []))
+    delays = _delays(_Pair(file, other, start, stop, range_ps, bin_ps, ordering_ps, skew or [], format_name))
     result = second_order_correlation(delays)
     if plot or show:
         with figure(plot, show=show) as drawn:
@@ -108,10 +111,11 @@ class _Pair:
     bin_ps: Fraction | None
     ordering_ps: Fraction
     skew: list[str]
+    format_name: str | None
 
 
 def _delays(pair: _Pair) -> DelayHistogram:
-    events = ordered_events(pair.file, pair.other, pair.ordering_ps, pair.skew)
+    events = ordered_events(pair.file, pair.other, pair.ordering_ps, pair.skew, pair.format_name)
     tick_ps = events.tick_ps
     try:
         usual = max(1, round(pair.range_ps / 1000 / tick_ps))

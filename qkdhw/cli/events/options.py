@@ -41,6 +41,14 @@ FormatOption = Annotated[
         autocompletion=complete_format,
     ),
 ]
+FormatsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        help="Format of all event files, with options (see `formats`); found from their content if not given.",
+        autocompletion=complete_format,
+    ),
+]
 OutFormatOption = Annotated[
     str | None,
     typer.Option(
@@ -125,9 +133,11 @@ def check_out(file: Path, out_file: Path, *, force: bool) -> None:
         )
 
 
-def ordered_events(file: Path, other: Path | None, ordering_ps: Fraction, skew: list[str]) -> OrderedEvents:
+def ordered_events(
+    file: Path, other: Path | None, ordering_ps: Fraction, skew: list[str], format_name: str | None
+) -> OrderedEvents:
     """Open one or two files whose events come in time order, and show how far they are read."""
-    files = [open_events(path) for path in (file, other) if path is not None]
+    files = [open_events(path, format_name) for path in (file, other) if path is not None]
     return OrderedEvents(
         files, ordering_window_ps=ordering_ps, skew_ps=skews(skew), follow=lambda f: with_progress(f, "reading")
     )

@@ -15,7 +15,7 @@ from qkdhw.bench.distributed import ProcessProgress, ProcessReport, process_file
 from qkdhw.bench.file_jobs import FileResult, ProcessOptions
 from qkdhw.bench.ordered import first_events
 from qkdhw.cli.console import JsonOption, err, out, plain, print_json
-from qkdhw.cli.events.options import TolerantOption, picoseconds, print_facts
+from qkdhw.cli.events.options import FormatsOption, TolerantOption, picoseconds, print_facts
 from qkdhw.errors import ConfigurationError, EventError
 from qkdhw.events.pair_alignment import MAX_OFFSET_S, RESOLUTION_PS, align_pairs
 from qkdhw.events.wiring import FOUR_DETECTORS, Wiring
@@ -60,10 +60,11 @@ def align(
     resolution_ps: Annotated[
         float, typer.Option("--resolution", metavar="PS", min=1.0, help="Finest bin: about as wide as the jitter.")
     ] = RESOLUTION_PS,
+    format_name: FormatsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the clock of B in terms of A's from the photon pairs that the two sites share."""
-    first, second = (first_events(open_events(path), seconds) for path in (a, b))
+    first, second = (first_events(open_events(path, format_name), seconds) for path in (a, b))
     found = align_pairs(first, second, max_offset_s=max_offset_s, max_ppm=max_ppm, resolution_ps=resolution_ps)
     a_ticks = int(first.time_ticks[0])
     b_ticks = Fraction(found.clock.map_ticks(a_ticks))
@@ -98,6 +99,7 @@ def sift(
     wiring: WiringOption = "1,2,3,4",
     max_offset_s: MaxOffsetOption = MAX_OFFSET_S,
     max_ppm: MaxPpmOption = MAX_PPM,
+    format_name: FormatsOption = None,
     tolerant: TolerantOption = False,
     folder: OutFolderOption = None,
     as_json: JsonOption = False,
@@ -120,6 +122,7 @@ def sift(
         wiring,
         max_offset_s,
         max_ppm,
+        format_name=format_name,
         tolerant=tolerant,
     )
     report = process_files([events], options, out=folder)
@@ -153,6 +156,7 @@ def process(
     wiring: WiringOption = "1,2,3,4",
     max_offset_s: MaxOffsetOption = MAX_OFFSET_S,
     max_ppm: MaxPpmOption = MAX_PPM,
+    format_name: FormatsOption = None,
     tolerant: TolerantOption = False,
     folder: OutFolderOption = None,
     as_json: JsonOption = False,
@@ -167,7 +171,7 @@ def process(
         raise ConfigurationError("--record and --period belong together", remedy="Give both or none.")
     options = _options(
         records or partners or [], bases or [], window_ps, period_ps, dead_time_ps, sync_pulses, wiring, max_offset_s,
-        max_ppm, tolerant=tolerant,
+        max_ppm, format_name=format_name, tolerant=tolerant,
     )  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
@@ -196,6 +200,7 @@ def _options(
     max_offset_s: float,
     max_ppm: float,
     *,
+    format_name: str | None,
     tolerant: bool,
 ) -> ProcessOptions:
     if others and window_ps is None:
@@ -212,6 +217,7 @@ def _options(
             wiring=_wiring(wiring),
             max_offset_s=max_offset_s,
             max_ppm=max_ppm,
+            format_name=format_name,
             tolerant=tolerant,
         )
     except ValueError as error:
