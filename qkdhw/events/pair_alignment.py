@@ -18,7 +18,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw.errors import ClockAlignmentError
+from qkdhw.errors import ClockAlignmentError, ConfigurationError, EventError
 from qkdhw.events.alignment import MAX_PPM, MIN_SIGMA, check_ascending, sigma_of
 from qkdhw.events.pair_correlation import PairClock, PairPeak, Window, cut, find_pair_peak
 from qkdhw.events.pair_residuals import COLUMNS, MAX_RESIDUALS, refine_pairs, settle_rivals
@@ -32,6 +32,10 @@ SPAN_S = 2.0
 _MIN_EVENTS = 16
 _MIN_BINS = 1 << 14
 _MAX_COUNT = 16
+_MIN_COHERENCE = 1 << 10  # bins in all windows: with fewer their ends alone make a peak
+_MAX_TICKS = 1 << 60
+_MAX_RATIO = 1 << 12
+_MAX_BIN_TICKS = 1 << 40
 _ENOUGH_PAIRS = 400.0
 _MAX_COARSER = 2  # the finest column may be 2^this times as wide as asked for
 
@@ -90,13 +94,18 @@ def align_pairs(
         Clock, exact offset and rate, and significance.
 
     Raises:
+        ConfigurationError: Ticks differ too much, or a number is not positive, not finite or too large.
         NonMonotonicTimeError: Time goes backwards.
         ClockAlignmentError: No peak of at least 6 standard deviations.
+        EventError: A time lies beyond 2^60 ticks.
     """
+    for name, number in (("offset", max_offset_s), ("resolution", resolution_ps), ("span", span_s)):
+        if not 0 < number < math.inf:
+            raise ConfigurationError(f"a largest {name} of {number} is none", remedy="Give a number above 0.")
     return align_pair_times(
         photon_times(a),
         photon_times(b),
-        PairClock.nominal(a.tick_ps, b.tick_ps),
+        nominal_clock(a.tick_ps, b.tick_ps),
         reach_ticks=math.ceil(Fraction(max_offset_s) * PS_PER_S / a.tick_ps),
         max_ppm=max_ppm,
         resolution_ticks=Fraction(resolution_ps) / b.tick_ps,
@@ -132,10 +141,15 @@ def align_pair_times(
         As `align_pairs`.
 
     Raises:
-        NonMonotonicTimeError: Time goes backwards.
-        ClockAlignmentError: No peak of at least 6 standard deviations.
+        ConfigurationError, NonMonotonicTimeError, ClockAlignmentError, EventError: As `align_pairs`.
     """
+    if not (0 <= max_ppm < 1e5 and 0 < resolution_ticks < _MAX_BIN_TICKS):
+        raise ConfigurationError(
+            f"{max_ppm} parts per million and bins of {float(resolution_ticks):g} ticks cannot be looked for",
+            remedy="Ask for less than 10 % and for bins about as wide as the jitter.",
+        )
     low, high = _common(a_ticks, b_ticks, nominal)
+    reach_ticks = min(reach_ticks, _extent(a_ticks, b_ticks, nominal))
     a_rate = len(a_ticks) / (int(a_ticks[-1]) - int(a_ticks[0]) + 1)
     b_rate = len(b_ticks) / (nominal.invert(int(b_ticks[-1])) - nominal.invert(int(b_ticks[0])) + 1)
     density = a_rate * b_rate
@@ -175,6 +189,20 @@ def align_pair_times(
     )
 
 
+def nominal_clock(a_tick_ps: Fraction, b_tick_ps: Fraction) -> PairClock:
+    """Make the clock of two sites that both count true time from the same moment.
+
+    Raises:
+        ConfigurationError: One tick is more than 4096 times as long as the other.
+    """
+    if not Fraction(1, _MAX_RATIO) <= a_tick_ps / b_tick_ps <= _MAX_RATIO:
+        raise ConfigurationError(
+            f"ticks of {float(a_tick_ps):g} ps and {float(b_tick_ps):g} ps differ by more than {_MAX_RATIO} times",
+            remedy="Record both sites with ticks of about one length.",
+        )
+    return PairClock.nominal(a_tick_ps, b_tick_ps)
+
+
 def photon_times(block: DetectionBlock) -> NDArray[np.int64]:
     """Return the times of a block's photons; no copy if it holds nothing else."""
     photon = block.kind == EventKind.PHOTON
@@ -197,6 +225,12 @@ def _common(a_ticks: NDArray[np.int64], b_ticks: NDArray[np.int64], clock: PairC
             f"{len(a_ticks)} and {len(b_ticks)} photons are too few to align two clocks",
             remedy="Collect longer, or check that light reaches the detectors.",
         )
+    ends = [int(ticks[place]) for ticks in (a_ticks, b_ticks) for place in (0, -1)]
+    ends += [clock.invert(int(b_ticks[place])) for place in (0, -1)]
+    if max(map(abs, ends)) >= _MAX_TICKS:
+        raise EventError(
+            "a time lies beyond 2^60 ticks", remedy="Shift the times first; `qkdhw events info` says where they begin."
+        )
     low = max(int(a_ticks[0]), clock.invert(int(b_ticks[0])))
     high = min(int(a_ticks[-1]), clock.invert(int(b_ticks[-1])))
     if high <= low:
@@ -205,6 +239,12 @@ def _common(a_ticks: NDArray[np.int64], b_ticks: NDArray[np.int64], clock: PairC
             remedy="Check the start times of both sites.",
         )
     return low, high
+
+
+def _extent(a_ticks: NDArray[np.int64], b_ticks: NDArray[np.int64], clock: PairClock) -> int:
+    """Return from when to when there is anything at all, in ticks of A: the streams share nothing at more offset."""
+    first, last = (clock.invert(int(b_ticks[place])) for place in (0, -1))
+    return max(int(a_ticks[-1]), last) - min(int(a_ticks[0]), first)
 
 
 def _search(
@@ -221,6 +261,11 @@ def _search(
     looks, best = 0, None
     bins, count = _MIN_BINS, 1
     while (window := _place_window(common, density, reach_ticks, bins, count)).coherence <= max_bins:
+        if bins > min(8 * max_bins, 1 << window.period_log2):
+            break  # finer than a tick, or more than fit: what both streams share is too short for so large a reach
+        if window.coherence < _MIN_COHERENCE:
+            bins *= 2
+            continue
         end = window.first_ticks + window.total_ticks + reach_ticks
         check_ascending(cut(a_ticks, window.first_ticks, end))
         check_ascending(
@@ -236,8 +281,13 @@ def _search(
             count *= 4
         else:
             bins *= 2
-    if best is None:
+    if max_bins < _MIN_BINS:
         raise ValueError(f"max_bins is {max_bins}; a search begins with {_MIN_BINS}")
+    if best is None:
+        raise ClockAlignmentError(
+            "the time that both streams cover is too short for the offsets that are looked for",
+            remedy="Allow a smaller offset, or give longer streams.",
+        )
     raise _no_peak(sigma_of(best.log_p + math.log(looks)), f"up to {max_bins} bins", best.pairs)
 
 

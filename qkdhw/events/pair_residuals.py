@@ -224,9 +224,11 @@ def _fit_line(histogram: NDArray[np.int64], place: float, slope: float) -> tuple
         accidentals = np.where(near, 0, histogram).sum(axis=1) / np.maximum(1, (~near).sum(axis=1))
         w = np.where(near, histogram - accidentals[:, None], 0.0)
         sum_w = float(w.sum())
+        if sum_w <= 0:
+            break
         mean_x, mean_y = float((w * x).sum()) / sum_w, float((w * error).sum()) / sum_w
         variance = float((w * (x - mean_x) ** 2).sum())
-        if sum_w <= 0 or variance <= 0:
+        if variance <= 0:
             break
         change = float((w * (x - mean_x) * error).sum()) / variance
         place += mean_y - change * mean_x

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,11 +16,15 @@ from qkdhw.errors import EventError
 def temporary_beside(path: Path) -> Iterator[Path]:
     """Give the name of an empty file beside `path`; when the body ends well it becomes `path`, else it is removed.
 
+    What a killed process left, or another one is writing, is never in the way: the name is drawn.
+
     Raises:
-        EventError: The folder cannot be written.
+        EventError: The folder cannot be written, or `path` is something else than a file, such as a device.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
+        if path.exists() and not path.is_file():
+            raise EventError(f"cannot write {path}: it is there and no regular file", remedy="choose another name")
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666))
     except OSError as error:
         raise write_error(path, error) from error
