@@ -149,6 +149,8 @@ def run_file_job(job: FileJob) -> FileResult:
     except QkdhwError as error:
         remedy = f" ({error.remedy})" if error.remedy else ""
         return FileResult(job.number, job.path.name, error=f"{type(error).__name__}: {error}{remedy}")
+    except (ValueError, OverflowError) as error:  # what is asked for is out of range for the ticks of this file
+        return FileResult(job.number, job.path.name, error=f"ConfigurationError: {error}")
 
 
 def _run(job: FileJob) -> FileResult:

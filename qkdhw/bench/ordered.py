@@ -10,9 +10,11 @@ from qkdhw.bench.pipeline.pieces import Pieces, joined
 from qkdhw.errors import ConfigurationError, EventError
 from qkdhw.events.merging import MergeSource, StreamMerger
 from qkdhw.formats import EventFile
-from qkdhw.model import DetectionBlock
+from qkdhw.model import DetectionBlock, EventKind
 
 SECOND_FILE = 100  # channel 1 of the second file is 101
+LAST_CHANNEL = 255
+_LONGEST_S = 1e12
 
 
 class OrderedEvents:
@@ -28,6 +30,7 @@ class OrderedEvents:
 
     Raises:
         ConfigurationError: A skew or a tick does not fit.
+        EventError: While iterating: the first of two files has a channel of 100 or above, or time goes backwards.
     """
 
     def __init__(
@@ -44,15 +47,27 @@ class OrderedEvents:
                     f"{file.path} is a start-stop (T3) measurement, whose events have two times each",
                     remedy="Record in T2 mode; `qkdhw events histogram` draws the delays of a T3 file.",
                 )
-        skews: list[dict[int, Fraction]] = [{}, {}]
+        skews: list[dict[int, Fraction]] = [{} for _ in files]
         for channel, skew in (skew_ps or {}).items():
-            skews[channel > SECOND_FILE][channel % SECOND_FILE] = skew
+            if channel > LAST_CHANNEL:
+                raise ConfigurationError(f"there is no channel {channel}", remedy=f"Channels go up to {LAST_CHANNEL}.")
+            number = int(len(files) > 1 and channel >= SECOND_FILE)
+            skews[number][channel - SECOND_FILE * number] = skew
         sources = [MergeSource(file.tick_ps, SECOND_FILE * number, skews[number]) for number, file in enumerate(files)]
         try:
             self._merger = StreamMerger(sources, ordering_window_ps=ordering_window_ps)
         except ValueError as error:
             raise ConfigurationError(str(error), remedy="Give times that are whole numbers of ticks.") from error
         self._files, self._follow = files, follow
+
+    def _refuse_high_channels(self, block: DetectionBlock) -> None:
+        """Refuse channels of the first file that would be taken for the second's."""
+        photons = block.channel[block.kind == EventKind.PHOTON]
+        if len(photons) and int(photons.max()) >= SECOND_FILE:
+            raise EventError(
+                f"{self._files[0].path} has channel {photons.max()}, which stands for one of the second file",
+                remedy=f"Give first the file whose channels are below {SECOND_FILE}.",
+            )
 
     @property
     def tick_ps(self) -> Fraction:
@@ -71,6 +86,8 @@ class OrderedEvents:
                 running.discard(number)
                 yield self._merger.finish(number)
             elif len(block):
+                if number == 0 and len(blocks) > 1:
+                    self._refuse_high_channels(block)
                 reached[number] = int(block.time_ticks[-1]) * block.tick_ps
                 yield self._merger.feed(number, block)
 
@@ -79,8 +96,11 @@ def first_events(file: EventFile, duration_s: float) -> DetectionBlock:
     """Read the events of a file's first seconds, by its own clock.
 
     Raises:
+        ConfigurationError: The duration is no number of seconds.
         EventError: There are none, or they are of a start-stop (T3) measurement.
     """
+    if not 0 < duration_s < _LONGEST_S:
+        raise ConfigurationError(f"{duration_s} is no number of seconds to read", remedy="For example 4.")
     pieces = list(Pieces(file, duration_s=duration_s).read(threading.Event()))
     if not pieces:
         raise EventError(f"{file.path} has no events", remedy="`qkdhw events info` says what is in it.")

@@ -209,6 +209,8 @@ class _Input:
     def __init__(self, source: MergeSource, tick_ps: Fraction, window: int) -> None:
         self._tick_ps = source.tick_ps
         self._factor = whole_ticks(source.tick_ps, tick_ps)
+        if self._factor >= _TIME_LIMIT:
+            raise ValueError(f"a tick of {source.tick_ps} ps is too long for a common one of {tick_ps} ps")
         self._window = window
         self._shift = np.zeros(256, np.int64)
         for channel, skew_ps in source.skew_ps.items():

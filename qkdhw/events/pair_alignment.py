@@ -35,6 +35,7 @@ _MAX_COUNT = 16
 _MIN_COHERENCE = 1 << 10  # bins in all windows: with fewer their ends alone make a peak
 _MAX_TICKS = 1 << 60
 _MAX_RATIO = 1 << 12
+_WIDEST_LOG2 = 10  # as many bins, a power of two, lie in what is looked at
 _MAX_BIN_TICKS = 1 << 40
 _ENOUGH_PAIRS = 400.0
 _MAX_COARSER = 2  # the finest column may be 2^this times as wide as asked for
@@ -158,6 +159,11 @@ def align_pair_times(
     window, peak = _zoom(a_ticks, b_ticks, window, peak, density)
     bin_q32 = (peak.clock.rate_q48 << window.period_log2 >> 16) // window.bins
     finest = max(2, math.floor(resolution_ticks * (1 << 32)).bit_length() - 1)
+    if 1 << finest > window.total_ticks * nominal.rate_q48 >> 16 + _WIDEST_LOG2:
+        raise ConfigurationError(
+            f"bins of {float(resolution_ticks):g} ticks are too wide for what is looked at",
+            remedy="Ask for bins about as wide as the jitter.",
+        )
     fine = refine_pairs(a_ticks, b_ticks, peak.clock, window, bin_q32, finest, (low, high), span_ticks)
     fine, rival_log_p = settle_rivals(
         a_ticks, b_ticks, fine, (low, high), 2 * bin_q32, density * (1 << 48) / nominal.rate_q48

@@ -18,7 +18,7 @@ import numpy as np
 
 from qkdhw.errors import EventFormatError
 from qkdhw.formats.atomic import write_whole_file
-from qkdhw.formats.encoding import LeftOut
+from qkdhw.formats.encoding import KEEP_ALL_REMEDY, LeftOut
 from qkdhw.formats.event_file import EventFile, Tally, read_error
 from qkdhw.model import DetectionBlock, EventKind
 
@@ -124,7 +124,7 @@ def write_csv(
         fine_tick_ps: Tick of the fine times, if they have any.
 
     Raises:
-        EventFormatError: A block says that events were missed, which this layout does not keep.
+        EventFormatError: A block says that events were missed, or a time is negative: this layout keeps neither.
         EventError: The file cannot be written.
 
     Source: docs/reference/event-files.md.
@@ -136,6 +136,8 @@ def write_csv(
         file.write(MAGIC + f"tick_ps={tick_ps}{fine_word}\n{','.join(names)}\n".encode())
         for block in blocks:
             left_out.keep(block, "CSV files", allowed=set(EventKind))
+            if len(block) and int(block.time_ticks.min()) < 0:
+                raise EventFormatError("CSV files hold no times below 0", remedy=KEEP_ALL_REMEDY)
             columns = [getattr(block, name).tolist() for name in names]
             rows = zip(*columns, strict=True)
             file.write("".join(",".join(map(str, row)) + "\n" for row in rows).encode())

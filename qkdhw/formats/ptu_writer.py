@@ -25,6 +25,8 @@ from qkdhw.quantities import PS_PER_S
 T3_WRAP_SYNCS = 1024
 SPECIAL = 1 << 31
 OVERFLOW_SOURCE = 63
+_END_TICKS = 1 << 60  # readers of this package, too, keep away from the end of int64
+_MAX_OVERFLOWS = 1 << 24  # between two blocks' ends
 
 
 def write_ptu(
@@ -142,6 +144,8 @@ def _with_overflows(
     """Put the time into the event records and counted overflow records between them."""
     if not len(time):
         return word, wraps
+    if int(time.max()) >= _END_TICKS:
+        raise EventFormatError("PTU files hold times below 2^60 ticks", remedy=KEEP_ALL_REMEDY)
     largest = wrap_ticks - 1
     wrap = time // wrap_ticks
     step = np.diff(wrap, prepend=wraps)
@@ -153,6 +157,11 @@ def _with_overflows(
             remedy="sort the events, or write HDF5 or Parquet, which keep their order",
         )
     overflows = -(-step // largest)
+    if int(overflows.sum()) > _MAX_OVERFLOWS:
+        raise EventFormatError(
+            f"a gap in the events takes {int(overflows.sum()):,} overflow records in a PTU file",
+            remedy="shift the times to begin near 0, or " + KEEP_ALL_REMEDY,
+        )
     position = np.arange(len(time)) + np.cumsum(overflows)
     record = np.full(len(time) + int(overflows.sum()), SPECIAL | OVERFLOW_SOURCE << 25 | largest, np.int64)
     record[position] = word | time % wrap_ticks

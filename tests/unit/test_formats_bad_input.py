@@ -301,3 +301,27 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
         file.truncate(file.seek(0, 2) - 2000)
     with pytest.raises(EventFormatError, match="while it is being read"):
         list(blocks)
+
+
+@pytest.mark.parametrize(("ending", "ticks"), [("csv", -1), ("csv", -(2**63)), ("ptu", 2**60), ("ptu", 2**63 - 1)])
+def test_times_that_a_format_cannot_give_back_are_not_written(tmp_path, ending, ticks):
+    block = DetectionBlock(np.array([ticks]), np.ones(1, np.uint8), np.zeros(1, np.uint8), Fraction(1))
+    with pytest.raises(EventFormatError, match="hold"):
+        write_events(tmp_path / f"x.{ending}", [block], tick_ps=Fraction(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ptu_times_up_to_the_limit_are_read_as_written(tmp_path):
+    ticks = np.array([0, 2**60 - 1])
+    block = DetectionBlock(ticks, np.ones(2, np.uint8), np.zeros(2, np.uint8), Fraction(1))
+    write_events(tmp_path / "x.ptu", [block], tick_ps=Fraction(1))
+    assert [t for b in open_events(tmp_path / "x.ptu").read_blocks() for t in b.time_ticks.tolist()] == ticks.tolist()
+
+
+def test_a_gap_of_more_overflows_than_fit_is_not_written(tmp_path):
+    sync = np.array([0, 2**50])
+    block = DetectionBlock(
+        sync, np.ones(2, np.uint8), np.zeros(2, np.uint8), Fraction(12500), np.zeros(2, np.uint16), Fraction(1)
+    )
+    with pytest.raises(EventFormatError, match="overflow records"):
+        write_events(tmp_path / "x.ptu", [block], tick_ps=Fraction(12500), fine_tick_ps=Fraction(1))

@@ -75,3 +75,9 @@ def test_times_beyond_the_range_are_refused(first):
 def test_numbers_that_are_none_are_named(asked):
     with pytest.raises(ConfigurationError):
         align_pairs(block(unrelated(0)), block(unrelated(1)), **asked)
+
+
+def test_bins_as_wide_as_the_streams_are_named():
+    pairs = unrelated(7, 4000)
+    with pytest.raises(ConfigurationError, match="too wide"):
+        align_pairs(block(pairs), block(pairs + 5), resolution_ps=SECOND)

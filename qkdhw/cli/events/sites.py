@@ -39,7 +39,8 @@ DeadTimeOption = Annotated[
 ]
 WiringOption = Annotated[str, typer.Option("--wiring", help="Channels of key 0, key 1, test 0, test 1, at both sites.")]
 MaxOffsetOption = Annotated[
-    float, typer.Option("--max-offset", metavar="SECONDS", min=1e-9, help="Largest difference of the clocks' times.")
+    float,
+    typer.Option("--max-offset", metavar="SECONDS", min=1e-9, max=1e6, help="Largest difference of the clocks' times."),
 ]
 MaxPpmOption = Annotated[
     float, typer.Option("--max-ppm", min=0.0, max=1000.0, help="Largest difference of the clocks' rates.")
