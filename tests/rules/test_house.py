@@ -28,6 +28,10 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def ending(suffix: str) -> list[Path]:
+    return [path for path in SOURCES if path.suffix == suffix]
+
+
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -42,19 +46,22 @@ def test_top_level_is_exactly_the_house() -> None:
     assert {name for name in top if not name.startswith(".")} == TOP_LEVEL
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_no_file_is_above_the_limit(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LIMIT_FILE_LINES
+def test_no_file_is_above_the_limit() -> None:
+    lines = {name_of(path): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {name: n for name, n in lines.items() if n > LIMIT_FILE_LINES} == {}
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.suffix == ".py"], ids=name_of)
-def test_no_function_is_above_the_limit(path: Path) -> None:
-    long = {f.name: (f.end_lineno or 0) - f.lineno + 1 for f in functions(path)}
-    assert {name: n for name, n in long.items() if n > LIMIT_FUNCTION_LINES} == {}
+def test_no_function_is_above_the_limit() -> None:
+    lines = {
+        f"{name_of(path)}:{f.name}": (f.end_lineno or 0) - f.lineno + 1
+        for path in ending(".py")
+        for f in functions(path)
+    }
+    assert {name: n for name, n in lines.items() if n > LIMIT_FUNCTION_LINES} == {}
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.suffix == ".pyx"], ids=name_of)
-def test_no_kernel_function_is_above_the_limit(path: Path) -> None:
+def kernel_functions(path: Path) -> Iterator[tuple[str, int]]:
+    """First line and number of lines of each function of a kernel."""
     lines = path.read_text().splitlines()
     starts = [i for i, line in enumerate(lines) if re.match(r"\s*(cdef|cpdef|def) .*[(]", line)]
     for start in starts:
@@ -66,34 +73,43 @@ def test_no_kernel_function_is_above_the_limit(path: Path) -> None:
             or lines[end].lstrip().startswith((")", '"""'))
         ):
             end += 1
-        assert end - start <= LIMIT_FUNCTION_LINES, lines[start]
+        yield lines[start], end - start
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.suffix == ".pyx"], ids=name_of)
-def test_kernels_that_index_never_swallow_an_error(path: Path) -> None:
+def test_no_kernel_function_is_above_the_limit() -> None:
+    lines = [(name_of(path), head, n) for path in ending(".pyx") for head, n in kernel_functions(path)]
+    assert lines
+    assert [each for each in lines if each[-1] > LIMIT_FUNCTION_LINES] == []
+
+
+def test_kernels_that_index_never_swallow_an_error() -> None:
     """noexcept is for C functions, and for functions of ours that index no memoryview: C pointers raise nothing."""
     view = re.compile(r"\w\[[:, 1]+\] (\w+)")
-    text = path.read_text()
-    attributes = [f"self.{name}" for name in view.findall(text)]
-    for body in re.split(r"^ *(?=cdef |def |cpdef )", text, flags=re.MULTILINE):
-        head, colon, rest = body.partition("nogil:\n")
-        if colon and "noexcept" in head:
-            assert [name for name in (*view.findall(body), *attributes) if f"{name}[" in rest] == [], head
+    for path in ending(".pyx"):
+        text = path.read_text()
+        attributes = [f"self.{name}" for name in view.findall(text)]
+        for body in re.split(r"^ *(?=cdef |def |cpdef )", text, flags=re.MULTILINE):
+            head, colon, rest = body.partition("nogil:\n")
+            if colon and "noexcept" in head:
+                swallowed = [name for name in (*view.findall(body), *attributes) if f"{name}[" in rest]
+                assert swallowed == [], f"{name_of(path)}: {head}"
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
-def test_no_vague_module_names(path: Path) -> None:
-    assert path.stem not in {"utils", "util", "helpers", "common", "misc"}
+def test_no_vague_module_names() -> None:
+    vague = {"utils", "util", "helpers", "common", "misc"}
+    assert [name_of(path) for path in SHIPPED if path.stem in vague] == []
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=name_of)
-def test_every_wait_says_its_unit(path: Path) -> None:
-    for function in functions(path):
-        arguments = [*function.args.args, *function.args.kwonlyargs]
-        offenders = [
-            a.arg for a in arguments if a.arg in {"timeout", "delay", "interval", "duration", "frequency", "loss"}
-        ]
-        assert offenders == [], f"{function.name}: {offenders}"
+def test_every_wait_says_its_unit() -> None:
+    without_unit = {"timeout", "delay", "interval", "duration", "frequency", "loss"}
+    offenders = [
+        f"{name_of(path)}:{function.name}: {a.arg}"
+        for path in SHIPPED
+        for function in functions(path)
+        for a in (*function.args.args, *function.args.kwonlyargs)
+        if a.arg in without_unit
+    ]
+    assert offenders == []
 
 
 def test_error_names_end_in_error_and_share_one_root() -> None:
@@ -105,15 +121,14 @@ def test_error_names_end_in_error_and_share_one_root() -> None:
         assert each.__doc__
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in SOURCES if p.suffix == ".pyx" and p.is_relative_to(ROOT / "ext")], ids=name_of
-)
-def test_every_kernel_has_stub_and_test(path: Path) -> None:
-    of_the_optics = path.is_relative_to(ROOT / "ext" / "optics")
-    package = ROOT / "emulators" / "_optics" if of_the_optics else ROOT / "qkdhw" / "_core"
-    assert (package / f"{path.stem}.pyi").exists()
-    imported = re.compile(rf"{package.name}(\.| import (\w+, )*){path.stem}\b")
-    assert any(imported.search(p.read_text()) for p in (ROOT / "tests").rglob("*.py"))
+def test_every_kernel_has_stub_and_test() -> None:
+    tests = [p.read_text() for p in (ROOT / "tests").rglob("*.py")]
+    for path in sorted((ROOT / "ext").rglob("*.pyx")):
+        of_the_optics = path.is_relative_to(ROOT / "ext" / "optics")
+        package = ROOT / "emulators" / "_optics" if of_the_optics else ROOT / "qkdhw" / "_core"
+        assert (package / f"{path.stem}.pyi").exists()
+        imported = re.compile(rf"{package.name}(\.| import (\w+, )*){path.stem}\b")
+        assert any(imported.search(text) for text in tests), path.stem
 
 
 def test_the_project_speaks_of_itself_alone() -> None:
@@ -123,7 +138,7 @@ def test_the_project_speaks_of_itself_alone() -> None:
     assert [o for o in offenders if "captures" not in o] == []
 
 
-@pytest.mark.parametrize("path", [p for p in SHIPPED if p.is_relative_to(ROOT / "qkdhw")], ids=name_of)
-def test_kernels_are_imported_through_their_package(path: Path) -> None:
+def test_kernels_are_imported_through_their_package() -> None:
     """import-linter does not see compiled modules; `from qkdhw._core import name` keeps the edge visible."""
-    assert "from qkdhw._core." not in path.read_text()
+    product = [p for p in SHIPPED if p.is_relative_to(ROOT / "qkdhw")]
+    assert [name_of(path) for path in product if "from qkdhw._core." in path.read_text()] == []
