@@ -15,6 +15,7 @@ from fuzz_target import Target
 from qkdhw.drivers import apt_packets, idq_settings, single_quantum_websq
 from qkdhw.errors import PeerProtocolError, WireFormatError
 from qkdhw.postprocessing import messages
+from qkdhw.postprocessing.announced_times import announced_times, parse_unplaced_reply, unplaced_answer
 from qkdhw.postprocessing.pair_sifting import AnnouncedClock, PairAnnouncer, PairSifter
 from qkdhw.postprocessing.sifting import announce, parse_announcement, sift_at_receiver
 
@@ -75,12 +76,22 @@ def answers_to(message: bytes, pieces: int) -> list[object]:
 
 
 def check_pair_announcement(data: bytes) -> None:
-    """Answer an announcement of pairs, own events in one piece and in several."""
-    assert answers_to(data, 1) == answers_to(data, 2 + len(data) % 5)
+    """Answer an announcement of pairs, own events in one piece and in several; its times are read of what is answered."""
+    answers = answers_to(data, 1)
+    assert answers == answers_to(data, 2 + len(data) % 5)
+    try:
+        _, units = announced_times(data)
+    except PeerProtocolError:
+        assert answers == ["refused"]
+        return
+    assert answers != ["refused"]
+    assert (np.diff(units) >= 0).all()
 
 
 def check_pair_reply(data: bytes) -> None:
     """Take a reply to an announcement of pairs; one that is refused changes nothing."""
+    number = parse_unplaced_reply(data)
+    assert number is None or unplaced_answer(number, 0).reply == data
     announcer = PairAnnouncer()
     announcer.announce(*own_events())
     with contextlib.suppress(PeerProtocolError):
@@ -161,7 +172,7 @@ TARGETS = {
     "sift_reply": Target(check_sift_reply, lambda: [bytes(20), bytes([1, 2, 3, 0] * 8)]),
     "decode_message": Target(check_message, _message_seeds),
     "pair_announcement": Target(check_pair_announcement, lambda: [_pair_announcement(), _pair_announcement()[:40]]),
-    "pair_reply": Target(check_pair_reply, lambda: [_pair_reply(), _pair_reply()[:16]]),
+    "pair_reply": Target(check_pair_reply, lambda: [_pair_reply(), _pair_reply()[:16], unplaced_answer(0, 200).reply]),
     "apt_packets": Target(check_apt_packets, _apt_seeds, 128),
     "unit_text": Target(check_unit_text, _text_seeds, 256),
 }
