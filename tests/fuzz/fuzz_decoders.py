@@ -27,6 +27,7 @@ from qkdhw.formats.stream import StreamDecoder
 TOLERANT = 128
 # What a decoder is made with, beside `tolerant` and `name`; one that needs arguments and is not here fails.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "DumpDecoder": [{}, {"channels": (2, 1, -1, 300, 3, 4)}],
     "EpochDecoder": [{"packet_type": 1}, {"packet_type": 2}],
     "IdqDecoder": [{}, {"reference_period_ps": 1000}, {"record_period_ps": 10**9}],
     "QcryptoDecoder": [{"format_name": name} for name in LAYOUTS],
