@@ -155,6 +155,16 @@ class Gate:
         return self._clock
 
     @property
+    def is_in_doubt(self) -> bool:
+        """Whether the latest clicks, enough to judge, did not follow the pulses; thousands of them lose the clock."""
+        return self._n_astray > 0
+
+    @property
+    def corrected_ticks(self) -> int | None:
+        """Time of the last click that corrected the clock, None before the first correction."""
+        return self._corrected_ticks if self._corrected_ticks > -(1 << 62) else None
+
+    @property
     def statistics(self) -> GatingStatistics:
         """Counts since the beginning."""
         return self._statistics

@@ -80,7 +80,9 @@ def sift_both(
         reply, theirs = sender.answer(announcement)
         ours = receiver.sift(reply)
         kept += ours.counts.sum(axis=2)
-        errors += _errors(ours, theirs)
+        wrong = _errors(ours, theirs)
+        errors += wrong
+        receiver.report_errors(int(wrong[Basis.TEST].sum()), ours.n_test)
         on_sifted(ours, theirs)
         ours.wipe()
         theirs.wipe()
@@ -122,6 +124,7 @@ def sift_files(
             period_ps=period_ps,
             window_ps=window_ps,
             sync_frame=(lambda: sender.sync_frame) if sync_pulses else None,
+            resync=sender.disclose if sync_pulses else None,
             **options,
         ) as receiver,
         sender,  # second: a transmitter's light goes nowhere before the receiver runs

@@ -34,8 +34,9 @@ class Observer:
     _sifted: NDArray[np.int64] = field(default_factory=lambda: np.zeros(N_INTENSITIES, np.int64))
 
     def begin(self, first_slot: int) -> None:
-        """Learn where the stream begins."""
+        """Learn where the stream begins, or begins anew after the clock was lost: a new gate counts from 0."""
         self._begin = first_slot
+        self._statistics, self._histogram = GatingStatistics(), np.zeros(HISTOGRAM_BINS, np.int64)
 
     def gated(self, gate: Gate, last_tick: int) -> None:
         """Look at a gate after a piece whose last event was at this tick."""

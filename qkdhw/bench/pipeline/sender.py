@@ -41,12 +41,13 @@ class SenderPipeline:
         self._sync_pulses = sync_pulses
         self._sync_frame: SyncFrame | None = None
         self._answered_to = -1
+        self._disclosed = np.zeros((2, 3), np.int64)
         self._statistics = SenderStatistics()
 
     def __enter__(self) -> Self:
         self._reader.__enter__()
         if self._sync_pulses:
-            self._sync_frame = self._disclosed()
+            self._sync_frame = self.disclose(0, self._sync_pulses)
         return self
 
     def __exit__(
@@ -76,12 +77,9 @@ class SenderPipeline:
 
     @property
     def sent(self) -> NDArray[np.int64] | None:
-        """Pulses sent by basis and intensity, int64 (2, 3), the sync frame left out; None if not known."""
+        """Pulses sent by basis and intensity, int64 (2, 3), disclosed ones left out; None if not known."""
         sent = self._reader.sent
-        if sent is None or self._sync_frame is None:
-            return sent
-        disclosed = np.bincount(self._sync_frame.record >> 1, minlength=6).reshape(3, 2).T
-        return sent - disclosed
+        return None if sent is None else sent - self._disclosed
 
     def answer(self, announcement: bytes) -> tuple[bytes, SiftedBits]:
         """Answer an announcement; each detection is answered once, in ascending order.
@@ -105,10 +103,7 @@ class SenderPipeline:
         record, found = self._reader.take(slot)
         if len(slot):
             self._answered_to = int(slot[-1])
-            if int(record.max()) > 11:
-                raise EventError("the record has an intensity that does not exist", remedy="check the transmitter unit")
-        if self._sync_frame is not None:
-            found &= slot >= self._sync_frame.end_slot
+            _check_record(record)
         # What is not there is looked at as prepared in the basis that was not measured: it is answered with 0.
         prepared = np.where(found, record, (basis ^ 1) << 1)
         sifted = sift_at_transmitter(np.arange(len(slot)), basis, prepared, 0)
@@ -118,11 +113,35 @@ class SenderPipeline:
         self._statistics += SenderStatistics(n, n - n_found, n_found - kept, packed.n_key, packed.n_test)
         return sifted.reply.tobytes(), packed
 
-    def _disclosed(self) -> SyncFrame:
-        """Read the frame; pulses that the record leaves out were not detected, and any bits can stand for them."""
-        record, found = self._reader.take(np.arange(self._sync_pulses))
+    def disclose(self, first_slot: int, n: int | None = None) -> SyncFrame:
+        """Disclose another piece of the record, for a receiver that lost its clock: none of it becomes key.
+
+        Args:
+            first_slot: Beyond all that was answered or disclosed; what lies between is not answered any more.
+            n: How many pulses; as many as in the first frame if not given.
+
+        Raises:
+            PeerProtocolError: Some of it was answered, or is too long.
+            EventError: The record has nothing there.
+        """
+        n = n or self._sync_pulses or 1 << 20
+        if first_slot <= self._answered_to or not 0 < n <= MAX_SYNC_PULSES:
+            raise PeerProtocolError(
+                f"{n} pulses from slot {first_slot} are asked for, slots up to {self._answered_to} were answered",
+                remedy="Ask for up to 2^24 pulses after the last announcement.",
+            )
+        record, found = self._reader.take(np.arange(first_slot, first_slot + n))
         if not found.any():
             raise EventError("the record has nothing of the sync frame", remedy="check the sender's record")
+        _check_record(record)
+        # Pulses that the record leaves out were not detected: any bits can stand for them.
         filler = np.random.default_rng(_FILLER).integers(0, 4, len(record), np.uint8)
-        self._answered_to = self._sync_pulses - 1
-        return SyncFrame(0, np.where(found, record, filler))
+        self._answered_to = first_slot + n - 1
+        frame = SyncFrame(first_slot, np.where(found, record, filler))
+        self._disclosed += np.bincount(frame.record >> 1, minlength=6).reshape(3, 2).T
+        return frame
+
+
+def _check_record(record: NDArray[np.uint8]) -> None:
+    if int(record.max()) > 11:
+        raise EventError("the record has an intensity that does not exist", remedy="check the transmitter unit")

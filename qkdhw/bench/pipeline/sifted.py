@@ -105,10 +105,11 @@ class PipelineStatistics:
     Attributes:
         n_events: Events taken in, all kinds.
         n_waiting: Taken in, kept until the clock is found.
-        n_clock_lost: Dropped: events and outcomes of the piece in which the clock was lost.
+        n_clock_lost: Dropped: events that came while the clock was lost.
         n_not_photons: Markers, gaps, dummies and other events that are no detections.
         gating: What the gate did with the detections.
-        n_outcomes_lost: Outcomes gated before the clock was lost in the same piece; part of `gating.n_slots`.
+        n_in_doubt: Outcomes kept until the clock is confirmed; part of `gating.n_slots`.
+        n_outcomes_lost: Outcomes whose clock was not confirmed before it was lost; part of `gating.n_slots`.
         n_sync_frame: Outcomes in the disclosed sync frame, never key.
         n_unmeasured: Outcomes for which the receiver's own choice of basis is not known.
         n_unanswered: Outcomes announced, without a valid reply yet.
@@ -120,6 +121,8 @@ class PipelineStatistics:
         n_overflows: Overflows that the unit told of.
         n_unit_stalls: How often the unit's ring was full and its reading stopped.
         n_stalls: How often the pipeline's queue was full and its reader waited.
+        n_clock_losses: How often the clock was lost.
+        n_relocks: How often it was found again.
     """
 
     n_events: int = 0
@@ -127,6 +130,7 @@ class PipelineStatistics:
     n_clock_lost: int = 0
     n_not_photons: int = 0
     gating: GatingStatistics = field(default_factory=GatingStatistics)
+    n_in_doubt: int = 0
     n_outcomes_lost: int = 0
     n_sync_frame: int = 0
     n_unmeasured: int = 0
@@ -139,6 +143,8 @@ class PipelineStatistics:
     n_overflows: int = 0
     n_unit_stalls: int = 0
     n_stalls: int = 0
+    n_clock_losses: int = 0
+    n_relocks: int = 0
 
     @property
     def n_open(self) -> int:
@@ -165,6 +171,7 @@ class PipelineStatistics:
             **self._dropped(),
             "merged": self.gating.n_merged,
             "open": self.n_open,
+            "in_doubt": self.n_in_doubt,
             "sync_frame": self.n_sync_frame,
             "unmeasured": self.n_unmeasured,
             "unanswered": self.n_unanswered,
