@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 PICOSECONDS = 10**12  # in a second
+LOSSES = (EventKind.GAP_BEGIN, EventKind.GAP_END, EventKind.MISSED, EventKind.CLOCK_ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Recorded:
         events: Events in the file.
         dummies_left_out: Dummies that the format has no place for.
         missed: Events that the unit said were lost, up to the last one written.
+        gaps: Stretches without events that the unit, or the driver, said there were.
+        shows_losses: Whether the file says where that was.
         unwritten_at_end: Photons and markers that had come when the time was over and are not in the file.
         duration_s: Wall-clock time.
         span_s: From the first to the last event by the unit's own clock: exact ticks, rounded once; 0 without events.
@@ -44,6 +47,8 @@ class Recorded:
     events: int
     dummies_left_out: int
     missed: int
+    gaps: int
+    shows_losses: bool
     unwritten_at_end: int
     duration_s: float
     span_s: float
@@ -62,7 +67,8 @@ def record_events(
 ) -> Recorded:
     """Record a tagger's events for a while; a snapshot of the whole bench goes into PATH.json.
 
-    The events are raw key: the file is readable by its owner only.
+    The events are raw key: the file is readable by its owner only. A format that has no place for gaps and other losses
+    gets the events alone; PATH.json has the number of the losses in any case.
 
     Args:
         bench: The open bench.
@@ -97,6 +103,8 @@ def record_events(
     with unit.stream() as events:
         first = next(events)
         blocks = written.counting(_for_a_while(chain([first], events), begun_s, duration_s, on_progress))
+        if not format_named(format_name).holds_gaps:
+            blocks = map(without_losses, blocks)
         mask = os.umask(0o077)
         try:
             left_out = write_events(path, blocks, format_name, tick_ps=first.tick_ps, fine_tick_ps=first.fine_tick_ps)
@@ -117,7 +125,32 @@ def record_events(
     }
     beside.write_text(json.dumps(snapshot, indent=2, default=str) + "\n", "utf-8")
     took_s = time.monotonic() - begun_s
-    return Recorded(left_out.events, left_out.dummies, written.missed, unwritten, took_s, span_s, beside)
+    return Recorded(
+        events=left_out.events,
+        dummies_left_out=left_out.dummies,
+        missed=written.missed,
+        gaps=counts["gaps"],
+        shows_losses=format_named(format_name).holds_gaps,
+        unwritten_at_end=unwritten,
+        duration_s=took_s,
+        span_s=span_s,
+        snapshot=beside,
+    )
+
+
+def without_losses(block: DetectionBlock) -> DetectionBlock:
+    """Return a block without what it says about losses, for a file that has no place for that."""
+    keep = ~np.isin(block.kind, LOSSES)
+    if keep.all() and not block.missed:
+        return block
+    return replace(
+        block,
+        time_ticks=block.time_ticks[keep],
+        channel=block.channel[keep],
+        kind=block.kind[keep],
+        fine_ticks=None if block.fine_ticks is None else block.fine_ticks[keep],
+        missed=0,
+    )
 
 
 class _Written:

@@ -20,6 +20,7 @@ from qkdhw.model import EventKind
 from qkdhw_emulators.address import Place, ServedOn, place_of
 from qkdhw_emulators.bench import serve_bench
 from qkdhw_emulators.control import ask_control, control_socket
+from qkdhw_emulators.faults import Fault
 from qkdhw_emulators.in_process import make_unit
 from qkdhw_emulators.serve import serve_unit
 from qkdhw_emulators.world import VirtualClock, World
@@ -323,6 +324,30 @@ def test_a_recording_is_written_over_only_when_asked(tmp_path, bench_file):
         recorded = record_events(bench, "receiver", file, duration_s=0.05, overwrite=True)
         assert file.read_bytes() != before
     assert json.loads(recorded.snapshot.read_text())["events"] == recorded.events
+
+
+@pytest.mark.parametrize(("name", "shows_losses"), [("run.h5", True), ("run.qutag", False)])
+def test_a_recording_outlives_what_the_unit_loses(tmp_path, free_port, name, shows_losses):
+    """A format without a place for losses gets the events that there are; how many were lost is told beside it."""
+    bench_file = tmp_path / "bench.toml"
+    bench_file.write_text(
+        f'[units.transmitter]\nname = "generic-tx"\nurl = "tcp://127.0.0.1:{free_port()}"\n'
+        f'[units.receiver]\nname = "generic-rx"\nurl = "tcp://127.0.0.1:{free_port()}"\n'
+    )
+    with serve_bench(bench_file) as served, open_bench(bench_file) as bench:
+        bench.units["transmitter"].arm()
+        bench.units["transmitter"].start()
+        served.lines["receiver"].unit.faults.add(Fault.OVERFLOW)
+        recorded = record_events(bench, "receiver", tmp_path / name, duration_s=0.3)
+    blocks = list(open_events(tmp_path / name).read_blocks())
+    kinds = np.concatenate([block.kind for block in blocks])
+    counts = json.loads(recorded.snapshot.read_text())["counts"]
+    assert recorded.shows_losses == shows_losses
+    assert np.count_nonzero(kinds == EventKind.PHOTON) == counts["photons"] > 1000
+    assert recorded.missed == counts["missed"] > 100
+    assert recorded.gaps == counts["gaps"] > 0
+    assert np.count_nonzero(kinds == EventKind.GAP_BEGIN) == (recorded.gaps if shows_losses else 0)
+    assert sum(block.missed for block in blocks) == (recorded.missed if shows_losses else 0)
 
 
 def test_what_record_events_cannot_do_names_what_it_can(tmp_path, bench_file):

@@ -129,8 +129,10 @@ def record(
         plain(f"{recorded.events:,} events, {recorded.span_s:.6g} s of them, in {out_file}; the bench in {beside}"),
         soft_wrap=True,
     )
-    if recorded.missed:
-        out.print(f"{recorded.missed:,} events were lost by the unit", highlight=False, soft_wrap=True)
+    if recorded.missed or recorded.gaps:
+        where = "" if recorded.shows_losses else f"; {out_file} does not show where (HDF5 and Parquet do)"
+        lost = f"{recorded.missed:,} events were lost by the unit, {recorded.gaps:,} gaps{where}"
+        out.print(plain(lost), highlight=False, soft_wrap=True)
 
 
 def formats(as_json: JsonOption = False) -> None:
