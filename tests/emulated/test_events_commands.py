@@ -1,6 +1,7 @@
 """`qkdhw events`: what its analyses say of an emulated link, against NumPy and against the link's truth."""
 
 import json
+import re
 import sys
 from fractions import Fraction
 
@@ -142,6 +143,12 @@ def test_two_sites_of_a_pair_source_are_aligned_and_sifted(pairs, tmp_path):
     assert abs(found["relative_rate_ppm"]) < 20
     sifted = events("sift", pairs / "bob.parquet", pairs / "alice.parquet", "--window", 2000, "--out", tmp_path / "s")
     assert sum(sifted["kept"]) > 1000
+    said = qkdhw("events", "sift", pairs / "bob.parquet", pairs / "alice.parquet", "--window", 2000)
+    met, by_chance = (
+        int(n.replace(",", "")) for n in re.search(r"([\d,]+) coinc.*about ([\d,]+) by ch", said).groups()
+    )
+    assert abs(met - 2 * sum(sifted["kept"])) < 6 * met**0.5
+    assert by_chance == round(sifted["accidentals"])
     assert sifted["qber"]["key"] < 0.08
     key = [(tmp_path / "s" / f"0000-bob.{site}.key").read_bytes() for site in ("receiver", "sender")]
     assert len(key[0]) == len(key[1]) == -(-sifted["kept"][0] // 8)
@@ -158,7 +165,11 @@ def test_a_receiver_is_sifted_against_the_senders_record(pulses):
     total = sum(map(sum, sifted["kept"]))
     assert total > 1000
     assert sum(map(sum, sifted["errors"])) / total < 0.08
-    assert "QBER" in qkdhw("events", "sift", *common)
+    said = qkdhw("events", "sift", *common)
+    assert "QBER" in said
+    sent, kept, ratio = re.search(r"test +│ 1 +│ ([\d,]+) +│ (\d+) +│ \d+ +│ (\S+)", said).groups()
+    assert int(sent.replace(",", "")) == sifted["sent"][1][1]
+    assert float(ratio) == pytest.approx(int(kept) / sifted["sent"][1][1], rel=1e-3)
 
 
 def test_a_receiver_that_switches_gives_its_bases(tmp_path):
@@ -190,12 +201,18 @@ def test_many_files_give_a_line_each_and_a_failure_an_exit_code(pairs, tmp_path)
         (["correlate", "two", "--stop", 9], "channel 9 has no photons"),
         (["correlate", "two", "--bin", 100], "no whole number of ticks"),
         (["coincidences", "two", "--channels", "1,x"], "no channels"),
-        (["coincidences", "two", "--channels", "1"], "2 to 16"),
+        (
+            ["coincidences", "two", "--channels", "1"],
+            "2 to 16 different channels, not 1\nremedy: For example --channels",
+        ),
+        (["correlate", "two", "--range", 10**15, "--bin", 125], "wider, or a shorter --range"),
         (["coincidences", "two", "--window", 1, "--centre", 60], "empty"),
         (["coincidences", "two", "--skew", "2"], "CHANNEL=PS"),
         (["histogram", "two"], "--period is missing"),
         (["histogram", "two", "--period", 100], "period"),
         (["sift", "two", "two"], "--window is missing"),
+        (["sift", "two", "two", "--window", 0], "--window 0 is not above 0"),
+        (["sift", "two", "two", "--window", 10, "--period", -1], "--period -1 is not above 0"),
         (["sift", "two", "two", "--window", 10, "--wiring", "1,2"], "four channels"),
         (["process", "two", "--record", "two"], "--period"),
         (["process", "two", "--scheduler", "tcp://127.0.0.1:1"], "cannot be reached"),

@@ -68,6 +68,10 @@ def coincidences(
         raise ConfigurationError(f"{table_file} exists already", remedy="Replace it with --force.")
     events = ordered_events(file, other, ordering_ps, skew or [], format_name)
     wanted = channel_list(channels)
+    if not 2 <= len(wanted) <= 16 or len(set(wanted)) < len(wanted):
+        raise ConfigurationError(
+            f"a coincidence has 2 to 16 different channels, not {channels}", remedy="For example --channels 1,2"
+        )
     try:
         window = CoincidenceWindow.around(window_ps, events.tick_ps, centre_ps=centre_ps)
         step = math.ceil(_DELAY_PS / events.tick_ps) + window.high_ticks - window.low_ticks

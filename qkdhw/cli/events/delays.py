@@ -14,7 +14,6 @@ import typer
 from qkdhw.cli.console import JsonOption, print_json
 from qkdhw.cli.events.figures import COLOURS, ForceOption, PlotOption, ShowOption, check_figure, figure
 from qkdhw.cli.events.options import (
-    REMEDY_TICKS,
     FileArgument,
     FormatsOption,
     OrderingOption,
@@ -29,6 +28,7 @@ from qkdhw.errors import ConfigurationError
 from qkdhw.events.delays import DelayHistogram, SecondOrderCorrelation, second_order_correlation
 from qkdhw.events.merging import whole_ticks
 
+_REMEDY = "Give a --bin of whole ticks (see `qkdhw events info`), wider, or a shorter --range, if bins are too many."
 StartOption = Annotated[int, typer.Option("--start", metavar="CHANNEL", help="Channel of the start events.")]
 StopOption = Annotated[int, typer.Option("--stop", metavar="CHANNEL", help="Channel of the stop events.")]
 BinOption = Annotated[
@@ -95,6 +95,7 @@ def g2(
             axes.step(result.delay_ps, result.g2, where="mid", color=COLOURS[0])
             axes.axhline(1.0, color="0.5", linewidth=0.8)
             axes.set(xlabel=f"channel {stop} - channel {start} / ps", ylabel="g2", title=file.name)
+            axes.set_ylim(bottom=0.0)
     _print_delays(result, delays, as_json=as_json)
     say_written(plot, as_json=as_json)
 
@@ -126,7 +127,7 @@ def _delays(pair: _Pair) -> DelayHistogram:
             first_delay_ticks=-half * width - width // 2,
         )  # fmt: skip
     except ValueError as error:
-        raise ConfigurationError(str(error), remedy=REMEDY_TICKS) from error
+        raise ConfigurationError(str(error), remedy=_REMEDY) from error
     for block in events:
         delays.feed(block)
     delays.flush()

@@ -46,9 +46,13 @@ def histogram(
     """Histogram of arrival times within a period, exact over any length; of a T3 file, of the times since the sync."""
     check_figure(plot, show=show, force=force)
     source = open_events(file, format_name, tolerant=tolerant)
-    wanted = channel_list(channels) if channels else range(1, 256)
+    wanted = channel_list(channels) if channels else range(256)
     if period_ps is None and source.fine_tick_ps is None:
         raise ConfigurationError("--period is missing", remedy="Say within what period, in picoseconds.")
+    if period_ps is not None and source.fine_tick_ps is not None:
+        raise ConfigurationError(
+            f"{file} is a start-stop (T3) measurement: its times count syncs", remedy="Leave out --period."
+        )
     counts, width_ps = _arrivals(source, period_ps, bins, wanted)
     if not counts:
         raise ConfigurationError(f"{file} has no photons on these channels", remedy="See `qkdhw events info`.")
@@ -58,7 +62,8 @@ def histogram(
             for number, (channel, counted) in enumerate(counts.items()):
                 colour = COLOURS[number % len(COLOURS)]
                 axes.step(np.arange(len(counted)) * width_ps, counted, color=colour, label=f"channel {channel}")
-            axes.set(xlabel="time in the period / ps", ylabel=f"photons in {width_ps:g} ps", title=file.name)
+            since = "since the sync" if period_ps is None else "in the period"
+            axes.set(xlabel=f"time {since} / ps", ylabel=f"photons in {width_ps:g} ps", title=file.name)
             axes.legend()
     if as_json:
         print_json({"bin_ps": width_ps, "counts": {c: counted.tolist() for c, counted in counts.items()}})

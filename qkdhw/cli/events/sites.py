@@ -29,7 +29,7 @@ WindowOption = Annotated[
 ]
 PeriodOption = Annotated[
     Fraction | None,
-    typer.Option("--period", metavar="PS", parser=picoseconds, help="Slot period: RECORD is a sender's record."),
+    typer.Option("--period", metavar="PS", parser=picoseconds, help="Slot period, exact, with a sender's record."),
 ]
 BasesOption = Annotated[
     list[Path] | None, typer.Option("--bases", help="Of a receiver that switches: its record of bases, for each file.")
@@ -64,7 +64,11 @@ def align(
     format_name: FormatsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the clock of B in terms of A's from the photon pairs that the two sites share."""
+    """Find the clock of B in terms of A's from the photon pairs that the two sites share.
+
+    The offset is B's time less A's at the first event of A; the relative rate is above 0 where B's clock is the faster.
+    Significance is that of the final peak, and of the coarse search before it, in Gaussian standard deviations.
+    """
     first, second = (first_events(open_events(path, format_name), seconds) for path in (a, b))
     found = align_pairs(first, second, max_offset_s=max_offset_s, max_ppm=max_ppm, resolution_ps=resolution_ps)
     a_ticks = int(first.time_ticks[0])
@@ -82,7 +86,7 @@ def align(
         clock = {"a_ticks": a_ticks, "b_ticks": str(b_ticks), "b_ticks_per_a_tick": str(found.clock.rate)}
         print_json(facts | {"relative_rate": str(found.relative_rate), "clock": clock})
     else:
-        print_facts(facts)
+        print_facts(facts | {"offset_ps": round(facts["offset_ps"])})
 
 
 def sift(
@@ -206,6 +210,9 @@ def _options(
 ) -> ProcessOptions:
     if others and window_ps is None:
         raise ConfigurationError("--window is missing", remedy="Say how wide the window is, in picoseconds.")
+    for name, given in (("--window", window_ps), ("--period", period_ps)):
+        if given is not None and given <= 0:
+            raise ConfigurationError(f"{name} {given} is not above 0", remedy="Give a time in picoseconds.")
     try:
         return ProcessOptions(
             records=tuple(others) if period_ps is not None else (),
@@ -263,6 +270,12 @@ def _print_sifted(result: FileResult, *, bases: bool) -> None:
         rate = qber[basis.name.lower()]
         table.add_row(basis.name.lower(), f"{kept:,}", f"{errors:,}", "-" if rate is None else f"{rate:.4%}")
     out.print(table)
+    if result.facts.get("sent") is not None:
+        _print_gains(result.facts)
+    if "accidentals" in result.facts:
+        met = sum(result.facts["kept"]) + result.facts["sifter"]["n_refused"]
+        by_chance = f"about {result.facts['accidentals']:,.0f} by chance"
+        out.print(f"{met:,} coincidences in all bases, {by_chance}", highlight=False)
     fates = Table("site", "counted there", "events")
     for site in ("receiver", "sender", "announcer", "sifter"):
         for name, count in _flat(result.facts.get(site, {})):
@@ -272,6 +285,18 @@ def _print_sifted(result: FileResult, *, bases: bool) -> None:
     gating = result.facts.get("receiver", {}).get("gating", {})
     if not bases and gating and not gating["n_click_test_0"] + gating["n_click_test_1"]:
         out.print("no detector of the test basis clicked: a receiver that switches needs --bases", highlight=False)
+
+
+def _print_gains(facts: Mapping[str, Any]) -> None:
+    """Show what the proofs ask for: how much was sent and sifted by basis and intensity."""
+    table = Table("basis", "intensity", "pulses sent", "sifted bits", "errors", "bits a pulse")
+    for basis in Basis:
+        for intensity, sent in enumerate(facts["sent"][basis]):
+            if sent:
+                kept, errors = (facts[name][basis][intensity] for name in ("kept", "errors"))
+                cells = (f"{sent:,}", f"{kept:,}", f"{errors:,}", f"{kept / sent:.4g}")
+                table.add_row(basis.name.lower(), str(intensity), *cells)
+    out.print(table)
 
 
 def _flat(statistics: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
