@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qkdhw._core import tdc1 as kernel
 from qkdhw.formats.encoding import LeftOut
@@ -27,7 +28,11 @@ TIME_SHIFT = 32 - TIME_BITS
 WORDS = ShortWords(
     name="TDC1 files", tick_ps=Fraction(2000), time_bits=TIME_BITS, silence_ticks=70_000_000, back_ticks=5000
 )
+NAMES = 31  # the bits of a word that name its inputs, or a dummy
+LONGEST_STEP_TICKS = 100_000_000  # as the kernel has it
 CERTAIN_WORDS = 16  # so many in a row tell where words begin
+RUN_BYTES = WORD_BYTES * CERTAIN_WORDS
+SEARCHED_BYTES = 4096  # at once
 NEVER = 1 << 62
 
 
@@ -75,19 +80,40 @@ class Tdc1Decoder(StreamDecoder):
 
     def _find_words(self, data: bytes, at: int, *, final: bool) -> int:
         """Move on to where words that could be true follow each other; `_lost` stays set if that is not there yet."""
-        run_bytes = WORD_BYTES * CERTAIN_WORDS
-        while len(data) - at >= (WORD_BYTES if final else run_bytes + WORD_BYTES - 1):
+        least_bytes = WORD_BYTES if final else RUN_BYTES + WORD_BYTES - 1
+        while len(data) - at >= least_bytes:
+            places = min(SEARCHED_BYTES, len(data) - at - least_bytes + 1)
+            possible = _beginnings(data[at : at + places + WORD_BYTES + RUN_BYTES])
+            possible = possible[possible < -(-places // WORD_BYTES) * WORD_BYTES]
+            if not len(possible):
+                at += -(-places // WORD_BYTES) * WORD_BYTES
+                continue
+            at += int(possible[0]) // WORD_BYTES * WORD_BYTES
             # Words that begin elsewhere have times that jump: the true ones are those that take the shortest time.
-            spans = [(_span(data[first : first + run_bytes]), first) for first in range(at, at + WORD_BYTES)]
-            span, at = min(spans)
-            if span < NEVER:
-                # The clock goes on from the first of them, whatever the step to it is.
-                field = int.from_bytes(data[at : at + WORD_BYTES], "little") >> TIME_SHIFT
-                self._clock[:] = self._clock[0] + (field < self._clock[1]), field
-                self._lost = False
-                break
-            at += WORD_BYTES
+            spans = [(_span(data[first : first + RUN_BYTES]), first) for first in range(at, at + WORD_BYTES)]
+            _, at = min(spans)
+            # The clock goes on from the first of them, whatever the step to it is.
+            field = int.from_bytes(data[at : at + WORD_BYTES], "little") >> TIME_SHIFT
+            self._clock[:] = self._clock[0] + (field < self._clock[1]), field
+            self._lost = False
+            break
         return min(at, len(data))
+
+
+def _beginnings(data: bytes) -> NDArray[np.int64]:
+    """Return where words begin that could all be true: so many that it is certain, or as many as there are."""
+    octets = np.frombuffer(data, np.uint8).astype(np.int64)
+    n = max(len(octets) - WORD_BYTES + 1, 0)
+    word = octets[:n] | octets[1 : n + 1] << 8 | octets[2 : n + 2] << 16 | octets[3 : n + 3] << 24
+    names_something = word & NAMES != 0
+    step = ((word[WORD_BYTES:] >> TIME_SHIFT) - (word[:-WORD_BYTES] >> TIME_SHIFT)) % (1 << TIME_BITS)
+    follows = names_something[WORD_BYTES:] & (
+        (step <= LONGEST_STEP_TICKS) | (step >= (1 << TIME_BITS) - WORDS.back_ticks)
+    )
+    true = names_something
+    for later in range(0, min(RUN_BYTES - WORD_BYTES, len(follows)), WORD_BYTES):
+        true[: len(follows) - later] &= follows[later:]
+    return np.flatnonzero(true)
 
 
 def _span(data: bytes) -> int:

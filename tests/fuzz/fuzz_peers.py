@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 from fuzz_target import Target
@@ -52,6 +53,7 @@ def check_message(data: bytes) -> None:
         assert messages.encode_message(messages.decode_message(octets)) == octets
 
 
+@cache
 def own_events() -> tuple[np.ndarray, np.ndarray]:
     """Return detections of our own."""
     ticks = np.cumsum(np.arange(200, dtype=np.int64) * 37 % 91)
@@ -106,6 +108,7 @@ def _pair_announcement() -> bytes:
     return PairAnnouncer().announce(*own_events())
 
 
+@cache
 def _pair_reply() -> bytes:
     return answers_to(_pair_announcement(), 1)[0][0]  # type: ignore[index]
 
