@@ -42,6 +42,7 @@ class ProcessOptions:
         dead_time_ps: Longest dead time of the detectors, with records.
         sync_pulses: Pulses at the start used for clock alignment, with records.
         wiring: Which input is which detector, at both sites.
+        align_s: How much of a file's beginning is searched for the clock, with partners.
         max_offset_s: Largest difference of two sites' clocks, with partners.
         max_ppm: Largest relative difference of the two clocks, parts per million.
         tolerant: Skip what is invalid in files, and count it.
@@ -61,6 +62,7 @@ class ProcessOptions:
     dead_time_ps: Fraction | int = 0
     sync_pulses: int = 1 << 20
     wiring: Wiring = FOUR_DETECTORS
+    align_s: float = 2.0
     max_offset_s: float = 0.1
     max_ppm: float = 20.0
     tolerant: bool = False
@@ -247,6 +249,7 @@ def _sifted_pairs(job: FileJob, files: Mapping[str, _BitFile]) -> dict[str, Any]
         window_ps=options.window_ps,
         announcer_wiring=options.wiring,
         sifter_wiring=options.wiring,
+        align_s=options.align_s,
         max_offset_s=options.max_offset_s,
         max_ppm=options.max_ppm,
         random_bytes=_random_bytes(job, "pairs"),

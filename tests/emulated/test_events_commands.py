@@ -157,6 +157,16 @@ def test_two_sites_of_a_pair_source_are_aligned_and_sifted(pairs, tmp_path):
     assert differ.bit_count() == sifted["errors"][0]
 
 
+def test_taggers_started_seconds_apart_are_sifted_when_enough_is_searched(tmp_path, capsys, monkeypatch):
+    run = tmp_path / "apart"
+    qkdhw("link", "simulate", PAIRS, "--duration", 5, "--out", run, "--set", "tagger.clock_offset_s=3")
+    common = [run / "bob.parquet", run / "alice.parquet", "--window", 3000, "--max-offset", 4]
+    assert "ClockAlignmentError" in refused(capsys, monkeypatch, "sift", *common)
+    sifted = events("sift", *common, "--align-seconds", 6)
+    assert sum(sifted["kept"]) > 4000
+    assert sifted["qber"]["key"] < 0.05
+
+
 def test_a_receiver_is_sifted_against_the_senders_record(pulses):
     report = json.loads((pulses / "report.json").read_text())
     period_ps = 1e12 / report["pulses"] * report["duration_s"]

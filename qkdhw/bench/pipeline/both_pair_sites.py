@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qkdhw.bench.pipeline.clock_log import MAX_LOST_S, ClockChange
 from qkdhw.bench.pipeline.clock_log import ignore as ignore_change
 from qkdhw.bench.pipeline.pair_sifter import PairSifterPipeline
-from qkdhw.bench.pipeline.pairs import PairAnnouncerPipeline, PairStatistics
+from qkdhw.bench.pipeline.pairs import ALIGN_S, PairAnnouncerPipeline, PairStatistics
 from qkdhw.bench.pipeline.pieces import Source
 from qkdhw.errors import PeerProtocolError
 from qkdhw.events.pair_alignment import PairAlignment
@@ -61,6 +61,7 @@ def sift_pairs(
     announcer_wiring: Wiring = FOUR_DETECTORS,
     sifter_wiring: Wiring = FOUR_DETECTORS,
     unit_ticks: int = 1,
+    align_s: Fraction | float = ALIGN_S,
     max_offset_s: float = 0.1,
     max_ppm: float = 20.0,
     max_lost_s: float = MAX_LOST_S,
@@ -77,6 +78,7 @@ def sift_pairs(
         announcer_wiring: Which input of the first is which detector.
         sifter_wiring: The same of the second.
         unit_ticks: Ticks in a unit of the announced times.
+        align_s: How much of the first's beginning is searched for the clock: more than `max_offset_s` if that is large.
         max_offset_s: Largest difference of the two sites' times of the same moment.
         max_ppm: Largest relative difference of the two clocks, parts per million.
         max_lost_s: End with an error when the clock was lost for so long a time of the stream.
@@ -90,7 +92,9 @@ def sift_pairs(
     """
     kept, errors = np.zeros(len(Basis), np.int64), np.zeros(len(Basis), np.int64)
     with (
-        PairAnnouncerPipeline(announcer_events, announcer_wiring, unit_ticks=unit_ticks, **options) as announcer,
+        PairAnnouncerPipeline(
+            announcer_events, announcer_wiring, unit_ticks=unit_ticks, align_s=align_s, **options
+        ) as announcer,
         PairSifterPipeline(
             sifter_events, sifter_wiring, window_ps=window_ps, max_offset_s=max_offset_s, max_ppm=max_ppm,
             max_lost_s=max_lost_s, on_clock=on_clock, **options,

@@ -23,6 +23,7 @@ from qkdhw.formats import open_events
 from qkdhw.model import Basis
 
 MAX_PPM = 20.0
+ALIGN_S = 2.0
 
 WindowOption = Annotated[
     Fraction | None, typer.Option("--window", metavar="PS", parser=picoseconds, help="Full width of the window.")
@@ -41,6 +42,15 @@ WiringOption = Annotated[str, typer.Option("--wiring", help="Channels of key 0, 
 MaxOffsetOption = Annotated[
     float,
     typer.Option("--max-offset", metavar="SECONDS", min=1e-9, max=1e6, help="Largest difference of the clocks' times."),
+]
+AlignOption = Annotated[
+    float,
+    typer.Option(
+        "--align-seconds",
+        metavar="SECONDS",
+        min=0.001,
+        help="Of pairs: how much of EVENTS is searched for the clock; more than --max-offset if that is large.",
+    ),
 ]
 MaxPpmOption = Annotated[
     float, typer.Option("--max-ppm", min=0.0, max=1000.0, help="Largest difference of the clocks' rates.")
@@ -102,6 +112,7 @@ def sift(
     dead_time_ps: DeadTimeOption = Fraction(0),
     sync_pulses: SyncOption = 1 << 20,
     wiring: WiringOption = "1,2,3,4",
+    align_s: AlignOption = ALIGN_S,
     max_offset_s: MaxOffsetOption = MAX_OFFSET_S,
     max_ppm: MaxPpmOption = MAX_PPM,
     format_name: FormatsOption = None,
@@ -125,6 +136,7 @@ def sift(
         dead_time_ps,
         sync_pulses,
         wiring,
+        align_s,
         max_offset_s,
         max_ppm,
         format_name=format_name,
@@ -159,6 +171,7 @@ def process(
     dead_time_ps: DeadTimeOption = Fraction(0),
     sync_pulses: SyncOption = 1 << 20,
     wiring: WiringOption = "1,2,3,4",
+    align_s: AlignOption = ALIGN_S,
     max_offset_s: MaxOffsetOption = MAX_OFFSET_S,
     max_ppm: MaxPpmOption = MAX_PPM,
     format_name: FormatsOption = None,
@@ -175,8 +188,8 @@ def process(
     if bool(records) != (period_ps is not None):
         raise ConfigurationError("--record and --period belong together", remedy="Give both or none.")
     options = _options(
-        records or partners or [], bases or [], window_ps, period_ps, dead_time_ps, sync_pulses, wiring, max_offset_s,
-        max_ppm, format_name=format_name, tolerant=tolerant,
+        records or partners or [], bases or [], window_ps, period_ps, dead_time_ps, sync_pulses, wiring, align_s,
+        max_offset_s, max_ppm, format_name=format_name, tolerant=tolerant,
     )  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
@@ -202,6 +215,7 @@ def _options(
     dead_time_ps: Fraction,
     sync_pulses: int,
     wiring: str,
+    align_s: float,
     max_offset_s: float,
     max_ppm: float,
     *,
@@ -223,6 +237,7 @@ def _options(
             dead_time_ps=dead_time_ps,
             sync_pulses=sync_pulses,
             wiring=_wiring(wiring),
+            align_s=align_s,
             max_offset_s=max_offset_s,
             max_ppm=max_ppm,
             format_name=format_name,
