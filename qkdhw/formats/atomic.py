@@ -21,19 +21,23 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     Raises:
         EventError: The folder cannot be written, or `path` is something else than a file, such as a device.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        _create(path, temporary)
+        yield temporary
+        _synchronise(path, temporary)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _create(path: Path, temporary: Path) -> None:
     try:
         if path.exists() and not path.is_file():
             raise EventError(f"cannot write {path}: it is there and no regular file", remedy="choose another name")
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666))
     except OSError as error:
         raise write_error(path, error) from error
-    try:
-        yield temporary
-        _synchronise(path, temporary)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _synchronise(path: Path, temporary: Path) -> None:

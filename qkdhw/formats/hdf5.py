@@ -9,6 +9,8 @@ Source: docs/reference/event-files.md.
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -105,6 +107,27 @@ def _decode(
         raise _damaged(path, error) from error
 
 
+@contextmanager
+def _signals_wait() -> Iterator[list[int]]:
+    """Give a list that takes the signals to end that come in the body; they act after it.
+
+    What a handler raises while HDF5 calls the file below would not get through HDF5.
+    """
+    came: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if main}
+    before = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in before:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 class _GuardedFile:
     """Keeps a write error back until HDF5 has closed its file.
 
@@ -122,10 +145,10 @@ class _GuardedFile:
         if self._error is not None:
             raise self._error
 
-    def checked(self, blocks: Iterable[DetectionBlock]) -> Iterator[DetectionBlock]:
-        """Pass blocks on and end after a failed write."""
+    def checked(self, blocks: Iterable[DetectionBlock], signals: list[int]) -> Iterator[DetectionBlock]:
+        """Pass blocks on and end after a failed write, or a signal."""
         for block in blocks:
-            if self._error is not None:
+            if self._error is not None or signals:
                 return
             yield block
 
@@ -190,8 +213,10 @@ def write_hdf5(
     h5py = _h5py()
     with write_whole_file(path) as disk:
         guarded = _GuardedFile(disk)
-        with h5py.File(guarded, "w") as file:
-            left_out = _write_group(file.create_group("events"), guarded.checked(blocks), tick_ps, fine_tick_ps)
+        with _signals_wait() as signals, h5py.File(guarded, "w") as file:
+            left_out = _write_group(
+                file.create_group("events"), guarded.checked(blocks, signals), tick_ps, fine_tick_ps
+            )
         guarded.check()
     return left_out
 

@@ -2,8 +2,10 @@
 
 import json
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,25 @@ def test_rates_and_intervals_are_drawn_and_nothing_is_replaced(tmp_path):
         assert said in refused.stderr
         assert "Traceback" not in refused.stderr
     assert qkdhw("plot", VECTORS / "t2.ptu").returncode == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("ending", ["h5", "parquet"])
+def test_a_command_that_is_told_to_end_leaves_nothing_half_written(tmp_path, number, ending):
+    source, folder = tmp_path / "many.csv", tmp_path / "out"
+    folder.mkdir()
+    lines = "".join(f"{1000 * k},1,0\n" for k in range(2_000_000))
+    source.write_text("# qkdhw events 1 tick_ps=1\ntime_ticks,channel,kind\n" + lines)
+    program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from qkdhw.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "events", "convert", str(source), str(folder / f"many.{ending}")],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        while not list(folder.iterdir()) and running.poll() is None:
+            time.sleep(0.001)
+        running.send_signal(number)
+        said = running.communicate(timeout=60)[1]
+    assert running.returncode == 128 + number, said
+    assert "Traceback" not in said
+    assert list(folder.iterdir()) == []
