@@ -127,6 +127,17 @@ def test_events_out_of_order_are_put_right_only_when_asked(tmp_path, capsys, mon
     assert events("coincidences", path, "--order-within", 250, "--window", 500)["coincidences"] == 2
 
 
+@pytest.mark.parametrize("command", ["correlate", "g2", "coincidences"])
+def test_what_is_whole_in_a_cut_file_is_looked_at_only_when_asked(stream, tmp_path, capsys, monkeypatch, command):
+    path, *_ = stream
+    whole, cut = tmp_path / "whole.ptu", tmp_path / "cut.ptu"
+    qkdhw("events", "convert", path, whole)
+    cut.write_bytes(whole.read_bytes()[:-4001])
+    assert "--tolerant" in refused(capsys, monkeypatch, command, cut)
+    name = "singles_1" if command == "coincidences" else "start_events"
+    assert 0 < events(command, cut, "--tolerant")[name] < events(command, whole)[name]
+
+
 def test_arrivals_within_a_period(pulses, tmp_path):
     plot = tmp_path / "p.png"
     found = events("histogram", pulses / "bob.parquet", "--period", 1000, "--bins", 10, "--plot", plot)

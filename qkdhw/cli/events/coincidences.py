@@ -22,6 +22,7 @@ from qkdhw.cli.events.options import (
     OrderingOption,
     OtherArgument,
     SkewOption,
+    TolerantOption,
     channel_list,
     ordered_events,
     picoseconds,
@@ -57,6 +58,7 @@ def coincidences(
     ordering_ps: OrderingOption = Fraction(0),
     skew: SkewOption = None,
     format_name: FormatsOption = None,
+    tolerant: TolerantOption = False,
     table_file: Annotated[
         Path | None, typer.Option("--out", metavar="CSV", help="Write the times of all coincidences in ticks.")
     ] = None,
@@ -66,7 +68,7 @@ def coincidences(
     """Count coincidences of two or more channels, and estimate the accidental ones by delayed windows."""
     if table_file is not None and (table_file.exists() or table_file.is_symlink()) and not force:
         raise ConfigurationError(f"{table_file} exists already", remedy="Replace it with --force.")
-    events = ordered_events(file, other, ordering_ps, skew or [], format_name)
+    events = ordered_events(file, other, ordering_ps, skew or [], format_name, tolerant=tolerant)
     wanted = channel_list(channels)
     if not 2 <= len(wanted) <= 16 or len(set(wanted)) < len(wanted):
         raise ConfigurationError(

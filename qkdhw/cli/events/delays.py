@@ -19,6 +19,7 @@ from qkdhw.cli.events.options import (
     OrderingOption,
     OtherArgument,
     SkewOption,
+    TolerantOption,
     ordered_events,
     picoseconds,
     print_facts,
@@ -50,6 +51,7 @@ def correlate(
     ordering_ps: OrderingOption = Fraction(0),
     skew: SkewOption = None,
     format_name: FormatsOption = None,
+    tolerant: TolerantOption = False,
     plot: PlotOption = None,
     show: ShowOption = False,
     force: ForceOption = False,
@@ -57,7 +59,7 @@ def correlate(
 ) -> None:
     """Histogram of the delays from every start to every stop: counts."""
     check_figure(plot, show=show, force=force)
-    delays = _delays(_Pair(file, other, start, stop, range_ps, bin_ps, ordering_ps, skew or [], format_name))
+    delays = _delays(_Pair(file, other, start, stop, range_ps, bin_ps, ordering_ps, skew or [], format_name, tolerant))
     result = second_order_correlation(delays)
     if plot or show:
         with figure(plot, show=show) as drawn:
@@ -78,6 +80,7 @@ def g2(
     ordering_ps: OrderingOption = Fraction(0),
     skew: SkewOption = None,
     format_name: FormatsOption = None,
+    tolerant: TolerantOption = False,
     plot: PlotOption = None,
     show: ShowOption = False,
     force: ForceOption = False,
@@ -85,7 +88,7 @@ def g2(
 ) -> None:
     """Second-order correlation g2 of two channels, or of one with itself, with Poissonian errors."""
     check_figure(plot, show=show, force=force)
-    delays = _delays(_Pair(file, other, start, stop, range_ps, bin_ps, ordering_ps, skew or [], format_name))
+    delays = _delays(_Pair(file, other, start, stop, range_ps, bin_ps, ordering_ps, skew or [], format_name, tolerant))
     result = second_order_correlation(delays)
     if plot or show:
         with figure(plot, show=show) as drawn:
@@ -113,10 +116,13 @@ class _Pair:
     ordering_ps: Fraction
     skew: list[str]
     format_name: str | None
+    tolerant: bool
 
 
 def _delays(pair: _Pair) -> DelayHistogram:
-    events = ordered_events(pair.file, pair.other, pair.ordering_ps, pair.skew, pair.format_name)
+    events = ordered_events(
+        pair.file, pair.other, pair.ordering_ps, pair.skew, pair.format_name, tolerant=pair.tolerant
+    )
     tick_ps = events.tick_ps
     try:
         usual = max(1, round(pair.range_ps / 1000 / tick_ps))

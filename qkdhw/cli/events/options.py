@@ -134,10 +134,16 @@ def check_out(file: Path, out_file: Path, *, force: bool) -> None:
 
 
 def ordered_events(
-    file: Path, other: Path | None, ordering_ps: Fraction, skew: list[str], format_name: str | None
+    file: Path,
+    other: Path | None,
+    ordering_ps: Fraction,
+    skew: list[str],
+    format_name: str | None,
+    *,
+    tolerant: bool,
 ) -> OrderedEvents:
     """Open one or two files whose events come in time order, and show how far they are read."""
-    files = [open_events(path, format_name) for path in (file, other) if path is not None]
+    files = [open_events(path, format_name, tolerant=tolerant) for path in (file, other) if path is not None]
     return OrderedEvents(
         files, ordering_window_ps=ordering_ps, skew_ps=skews(skew), follow=lambda f: with_progress(f, "reading")
     )

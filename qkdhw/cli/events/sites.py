@@ -72,6 +72,7 @@ def align(
         float, typer.Option("--resolution", metavar="PS", min=1.0, help="Finest bin: about as wide as the jitter.")
     ] = RESOLUTION_PS,
     format_name: FormatsOption = None,
+    tolerant: TolerantOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find the clock of B in terms of A's from the photon pairs that the two sites share.
@@ -79,7 +80,7 @@ def align(
     The offset is B's time less A's at the first event of A; the relative rate is above 0 where B's clock is the faster.
     Significance is that of the final peak, and of the coarse search before it, in Gaussian standard deviations.
     """
-    first, second = (first_events(open_events(path, format_name), seconds) for path in (a, b))
+    first, second = (first_events(open_events(path, format_name, tolerant=tolerant), seconds) for path in (a, b))
     found = align_pairs(first, second, max_offset_s=max_offset_s, max_ppm=max_ppm, resolution_ps=resolution_ps)
     a_ticks = int(first.time_ticks[0])
     b_ticks = Fraction(found.clock.map_ticks(a_ticks))
