@@ -86,8 +86,7 @@ def record_events(
     """
     unit = _tagger(bench, label)
     path = Path(path)
-    format_name = _format(path, format_name)
-    beside = path.with_name(path.name + ".json")
+    format_name, beside = _format(path, format_name), path.with_name(path.name + ".json")
     there = [str(each) for each in (path, beside) if each.exists() or each.is_symlink()]
     if there and not overwrite:
         raise ConfigurationError(
