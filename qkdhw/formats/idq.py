@@ -67,7 +67,8 @@ class IdqDecoder(FixedDecoder):
             good = len(time) if bad < 0 else bad
             if good and int(time[0]) < self._last:
                 good, bad = 0, 0  # the kernel cannot know the last time of the call before
-            parts.append(self._events(time[:good]))
+            if good:
+                parts.append(self._events(time[:good]))
             at += good * size
             if bad >= 0 and not self._begin_again(data, at):
                 self._note_invalid(1, self.offset_bytes + at, "its time is earlier than the one before, or too late")
@@ -76,8 +77,7 @@ class IdqDecoder(FixedDecoder):
         return Columns.joined(parts)
 
     def _events(self, time: NDArray[np.int64]) -> Columns:
-        if len(time):
-            self._last = int(time[-1])
+        self._last = int(time[-1])
         return Columns(time, np.full(len(time), self._channel, np.uint8), np.zeros(len(time), np.uint8))
 
     def _begin_again(self, data: NDArray[np.uint8], at: int) -> bool:
