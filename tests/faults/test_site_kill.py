@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,17 @@ KILLS = 50
 SEED = 20261
 BLOCK_PULSES = 14_000_000
 STEP_TIMEOUT_S = 60.0
+# A process that is killed leaves no coverage: measuring it would only slow it down.
+UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
 
 
 class SiteProcess:
     """One site's process, its events on a queue."""
 
-    def __init__(self, site: StagedSite, site_file: Path) -> None:
+    def __init__(self, site: StagedSite, site_file: Path, environment: Mapping[str, str]) -> None:
         self.site = site
         self._file = site_file
+        self._environment = {**environment, **site.environment}
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.seen: Counter[str] = Counter()
         self.start()
@@ -48,7 +51,7 @@ class SiteProcess:
                 [sys.executable, "-m", "qkdhw", "link", "run", str(self._file), "--json"],
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=os.environ | self.site.environment,
+                env=self._environment,
                 text=True,
             )
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -125,7 +128,9 @@ def check_after_kill(site: StagedSite) -> None:
 
 
 @contextmanager
-def running_sites(folder: Path, options: DemoOptions) -> Iterator[dict[Role, SiteProcess]]:
+def running_sites(
+    folder: Path, options: DemoOptions, environment: Mapping[str, str] = os.environ
+) -> Iterator[dict[Role, SiteProcess]]:
     """Both sites of an emulated link, each in its process; whatever is left of them is killed at the end."""
     sites = stage_sites(folder)
     command = [sys.executable, "-m", "qkdhw_emulators.serve", "--json", "--seed", str(options.seed)]
@@ -138,7 +143,8 @@ def running_sites(folder: Path, options: DemoOptions) -> Iterator[dict[Role, Sit
         port = free_port()
         for role, site in sites.items():
             channel = f'{"listen" if role == "transmitter" else "connect"} = "127.0.0.1:{port}"'
-            running[role] = SiteProcess(site, write_site_file(site, options, unit_url=urls[role], channel=channel))
+            site_file = write_site_file(site, options, unit_url=urls[role], channel=channel)
+            running[role] = SiteProcess(site, site_file, environment)
         yield running
     finally:
         for process in running.values():
@@ -156,7 +162,7 @@ def test_fifty_kills_leave_both_stores_equal_and_no_key_out_twice(tmp_path: Path
         block_pulses=BLOCK_PULSES, blocks=0, keys_to_token=2, tls=False,
     )  # fmt: skip
     rng = random.Random(SEED)
-    with running_sites(tmp_path, options) as running:
+    with running_sites(tmp_path, options, UNMEASURED) as running:
         sites = [process.site for process in running.values()]
         for process in running.values():
             process.wait_for("block")
