@@ -153,6 +153,10 @@ class VerificationError(PostprocessingError):
     """The corrected keys of the two sites differ."""
 
 
+class MonitorAlarmError(PostprocessingError):
+    """An alarm of the detectors' monitors stands: no key is made until it is cleared."""
+
+
 class KeyLengthZeroError(PostprocessingError):
     """The security proof allows no key from this block."""
 

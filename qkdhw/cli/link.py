@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from qkdhw.cli import link_monitors
 from qkdhw.cli.console import JsonOption, err, out, print_json
 from qkdhw.errors import ConfigurationError
 from qkdhw.link import load_site, run_site
@@ -43,6 +44,39 @@ def run(
         signal.signal(number, lambda *_: stop.set())
     _forbid_core_dumps()
     run_site(load_site(site), _print_event_json if as_json else _print_event, stop=stop)
+
+
+@app.command()
+def calibrate(
+    site: link_monitors.SiteArgument,
+    note: Annotated[str, typer.Option(help="Who trusts the link to be undisturbed now, and why; kept in the record.")],
+    blocks: Annotated[int, typer.Option(min=2, help="Blocks to look at.")] = 12,
+    false_alarm_rate: Annotated[float, typer.Option(help="Risk that an honest block raises any alarm.")] = 1e-9,
+    tolerance: Annotated[
+        list[str] | None, typer.Option(help="A change that is honest, such as profile=0.3; may be given again.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option("--out", help="File to write; receiver.monitors.calibration if not given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line on standard output.")] = False,
+) -> None:
+    """Run the receiver's site for some blocks, and write what its monitors shall take for normal.
+
+    The peer runs `qkdhw link run` as ever. Keys of these blocks say that they were not monitored.
+    """
+    _forbid_core_dumps()
+    link_monitors.calibrate_link(
+        site,
+        _print_event_json if as_json else _print_event,
+        blocks=blocks,
+        note=note,
+        false_alarm_rate=false_alarm_rate,
+        tolerances=tolerance or [],
+        record=record,
+    )
+
+
+app.command()(link_monitors.alarms)
 
 
 def _forbid_core_dumps() -> None:
@@ -76,24 +110,33 @@ def _line(event: Mapping[str, Any]) -> str:
             unit = event["info"]
             serial = f" serial {unit['serial_number']}" if unit["serial_number"] else ""
             return f"unit: {unit['vendor']} {unit['model']}{serial}"
-        case "session":
-            return (
-                f"session {event['session_id']}: "
-                f"{event['activated_blocks']} earlier blocks activated, {event['burnt']} burnt"
-            )
-        case "aligned":
-            return (
-                f"aligned: {event['significance']:.1f} sigma, clock {event['clock_ppm']:+.3f} ppm, "
-                f"QBER {_percent(event['qber'])}"
-            )
+        case "session" | "aligned":
+            return _session_line(event)
         case "block":
             return _block_line(event["statistics"])
+        case "alarm":
+            return (
+                f"ALARM of the detectors, {event['monitor']} in block {event['block_id']}: {event['said']}; "
+                "no key until it is cleared with `qkdhw link alarms`"
+            )
         case "end":
             counts = ", ".join(f"{state} {count}" for state, count in event["counts"].items() if count) or "no keys"
             return f"end: {counts}; {event['sent_bytes']:,} bytes sent, {event['received_bytes']:,} received"
         case name:
             facts = ", ".join(f"{fact} {value}" for fact, value in event.items() if fact != "event")
             return f"{name}: {facts}"
+
+
+def _session_line(event: Mapping[str, Any]) -> str:
+    if event["event"] == "session":
+        return (
+            f"session {event['session_id']}: "
+            f"{event['activated_blocks']} earlier blocks activated, {event['burnt']} burnt"
+        )
+    return (
+        f"aligned: {event['significance']:.1f} sigma, clock {event['clock_ppm']:+.3f} ppm, "
+        f"QBER {_percent(event['qber'])}"
+    )
 
 
 def _block_line(block: Mapping[str, Any]) -> str:

@@ -114,6 +114,27 @@ class Tolerances(BaseModel):
         return float(getattr(self, name))
 
 
+def read_tolerances(said: Sequence[str]) -> Tolerances:
+    """Read tolerances from texts such as "profile=0.3"; the others are the usual ones.
+
+    Raises:
+        ConfigurationError: One is not of that form, or unknown, or out of range.
+    """
+    values = dict(text.split("=", 1) for text in said if "=" in text)
+    problem = "" if len(values) == len(said) else "not of the form NAME=VALUE, or given twice"
+    try:
+        tolerances = Tolerances.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    if problem:
+        raise ConfigurationError(
+            f"tolerances {', '.join(said)}: {problem}",
+            remedy=f"give NAME=VALUE, value 0 to 10, of {', '.join(Tolerances.model_fields)}",
+        )
+    return tolerances
+
+
 class Limit(BaseModel):
     """What a monitor found in calibration, and between what it is fine: a share 0 to 1, or a rate in clicks a slot."""
 

@@ -18,6 +18,7 @@ from qkdhw.keys.ledger import NewKey
 from qkdhw.keys.segments import NewSegment
 from qkdhw.keys.store import SqliteKeyStore
 from qkdhw.link.config import SiteConfig
+from qkdhw.link.monitoring import BlockWatch, SiteMonitors
 from qkdhw.link.peer import Peer
 from qkdhw.link.streams import DetectionReader, PreparationReader
 from qkdhw.model import BlockStatistics
@@ -44,6 +45,8 @@ class Context:
         emit: Takes progress, one mapping at a time.
         random_bytes: Source of fresh randomness.
         notes: Facts that every key's metadata must carry (units, missing monitors, emulation).
+        watch: Observes each block of a receiver, if something looks at them.
+        monitors: Say whether a receiver's block may give key, if there is a calibration.
     """
 
     config: SiteConfig
@@ -52,6 +55,14 @@ class Context:
     emit: Emit
     random_bytes: Callable[[int], bytes]
     notes: Mapping[str, Any]
+    watch: BlockWatch | None = None
+    monitors: SiteMonitors | None = None
+
+    def inspect(self, block: BlockStatistics) -> str:
+        """Look at a block; return why it must give no key, or ""."""
+        if self.watch is not None:
+            self.watch.observe(block)
+        return self.monitors.refusal() if self.monitors is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +127,8 @@ def receive_block(
     """Do one block at the receiver's site; arguments as in `transmit_block`."""
     first_slot, n_slots = place
     slot, basis, bit = collector.take(first_slot, n_slots, timeout_s=context.config.channel.timeout_s)
+    if context.watch is not None:
+        context.watch.begin_block(collector.last_slot)
     exchange = ReceiverExchange(
         block_id=block_id,
         first_slot=first_slot,
@@ -125,8 +138,11 @@ def receive_block(
         bit=bit,
         policy=context.policy,
         intensity=intensity,
+        inspect=context.inspect,
     )
     outcome = _drive(peer, exchange, [exchange.announcement()], RECEIVER_KINDS)
+    if context.watch is not None:
+        context.watch.observe(outcome.statistics)  # a block that ended before its counts were known
     if outcome.secret is None:
         return BlockResult(outcome.statistics, ())
     _put(context, peer, session_id, outcome)
@@ -218,6 +234,11 @@ class DetectionCollector:
         self._basis: list[NDArray[np.uint8]] = []
         self._bit: list[NDArray[np.uint8]] = []
         self._last_slot = -1
+
+    @property
+    def last_slot(self) -> int:
+        """The last slot in which something clicked so far."""
+        return self._last_slot
 
     def feed(self, piece: Any) -> None:
         """Gate one piece of the stream and keep what clicked."""

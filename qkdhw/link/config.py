@@ -103,6 +103,18 @@ class DetectorConfig(_Strict):
     bit: Annotated[int, Field(ge=0, le=1)]
 
 
+class MonitorsConfig(_Strict):
+    """Monitors of the detectors: each block is judged, and none gives key while an alarm stands.
+
+    Attributes:
+        calibration: What is normal, as `qkdhw link calibrate` found it.
+        alarms: Where alarms stand until they are cleared with `qkdhw link alarms`.
+    """
+
+    calibration: Path
+    alarms: Path = Path("monitor-alarms.json")
+
+
 class ReceiverConfig(_Strict):
     """What only the receiver's site needs.
 
@@ -112,12 +124,14 @@ class ReceiverConfig(_Strict):
         dead_time_ps: Software dead time: a click is dropped while any detector may still be dead.
         multi_click_seed: For reproducible emulation only: fixes the random choices for multiple clicks. Keys made
             with it say so in their metadata. Leave it out with real units.
+        monitors: Monitors of the detectors; keys made without them say so in their metadata.
     """
 
     wiring: Annotated[tuple[DetectorConfig, ...], Field(min_length=4, max_length=4)]
     window_ps: Annotated[int, Field(gt=0)]
     dead_time_ps: Annotated[int, Field(ge=0)] = 0
     multi_click_seed: int | None = None
+    monitors: MonitorsConfig | None = None
 
     @model_validator(mode="after")
     def _four_detectors(self) -> Self:
@@ -225,6 +239,13 @@ def _anchored(config: SiteConfig, folder: Path) -> dict[str, BaseModel]:
     for name in ("keys", "token", "tls"):
         section = getattr(config, name)
         if section is not None:
-            paths = {key: folder / value for key, value in section if isinstance(value, Path)}
-            update[name] = section.model_copy(update=paths)
+            update[name] = _in_folder(section, folder)
+    if config.receiver is not None and config.receiver.monitors is not None:
+        monitors = _in_folder(config.receiver.monitors, folder)
+        update["receiver"] = config.receiver.model_copy(update={"monitors": monitors})
     return update
+
+
+def _in_folder(section: BaseModel, folder: Path) -> BaseModel:
+    paths = {key: folder / value for key, value in section if isinstance(value, Path)}
+    return section.model_copy(update=paths)

@@ -37,6 +37,7 @@ from qkdhw.link.blocks import (
 )
 from qkdhw.link.config import ReceiverConfig, SiteConfig
 from qkdhw.link.handover import TokenHandover
+from qkdhw.link.monitoring import AlarmFile, BlockWatch, SiteMonitors, read_calibration
 from qkdhw.link.peer import Peer, Session, open_session
 from qkdhw.link.streams import DetectionReader, PreparationReader, join_blocks
 from qkdhw.model import Basis
@@ -70,6 +71,7 @@ class Site:
         account: AuthenticationAccount,
         handover: TokenHandover | None,
         unit: Any,
+        watch: BlockWatch | None = None,
     ) -> None:
         self._config = config
         self._emit = emit
@@ -86,6 +88,7 @@ class Site:
         self.met = False
         self.progressed = False
         protocol = config.protocol
+        monitors, digest = _monitors(config, emit) if watch is None else (None, "")
         self._context = Context(
             config=config,
             store=store,
@@ -98,7 +101,9 @@ class Site:
             ),
             emit=emit,
             random_bytes=os.urandom,
-            notes=_notes(config, unit),
+            notes=_notes(config, unit) | ({"monitor_calibration": digest} if config.receiver else {}),
+            watch=monitors.watch if monitors else watch,
+            monitors=monitors,
         )
 
     def run_session(self, channel: TcpClassicalChannel, stop: threading.Event) -> None:
@@ -199,7 +204,10 @@ class Site:
                     peer.send(Message(MessageKind.BYE))
                     peer.receive(MessageKind.BYE)
                     raise TransportClosedError("the transmitter's site was told to stop")
-                self._finish_block(peer, result, {"gating": self._gating_report(gate, receiver.window_ps)})
+                extra: dict[str, Any] = {"gating": self._gating_report(gate, receiver.window_ps)}
+                if self._context.monitors is not None:
+                    extra["monitors"] = self._context.monitors.report()
+                self._finish_block(peer, result, extra)
             else:
                 unit.stop()
                 self._finish_session(peer)
@@ -257,6 +265,8 @@ class Site:
             random_bytes=_multi_click_source(receiver.multi_click_seed),
         )
         collector = DetectionCollector(reader, gate, self._emit)
+        if self._context.watch is not None:
+            self._context.watch.attach(gate)
         for piece in pieces:
             collector.feed(piece)
         return collector, gate
@@ -299,6 +309,18 @@ class Site:
             )
             self._exported += exported
             self._emit({"event": "exported", "keys": len(exported), "confirmed": len(exported)})
+
+
+def _monitors(config: SiteConfig, emit: Emit) -> tuple[SiteMonitors | None, str]:
+    """Make the monitors that the site file asks for, and tell which alarms stand from before."""
+    chosen = config.receiver.monitors if config.receiver is not None else None
+    if chosen is None:
+        return None, ""
+    calibration, digest = read_calibration(chosen.calibration)
+    alarms = AlarmFile(chosen.alarms)
+    for alarm in alarms.standing().values():
+        emit({"event": "alarm", **alarm.model_dump(mode="json")})
+    return SiteMonitors(calibration, alarms, emit), digest
 
 
 def _notes(config: SiteConfig, unit: Any) -> dict[str, Any]:

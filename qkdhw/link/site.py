@@ -25,6 +25,7 @@ from qkdhw.keys.store import SqliteKeyStore
 from qkdhw.link.blocks import Emit
 from qkdhw.link.config import SiteConfig
 from qkdhw.link.handover import TokenHandover
+from qkdhw.link.monitoring import BlockWatch
 from qkdhw.link.sessions import Site
 from qkdhw.model import KeyState
 from qkdhw.transport.classical import ChannelListener, TcpClassicalChannel
@@ -53,7 +54,9 @@ class _Patience:
         self._back_off_s = min(2 * self._back_off_s, LONGEST_BACK_OFF_S)
 
 
-def run_site(config: SiteConfig, emit: Emit, *, stop: threading.Event | None = None) -> None:
+def run_site(
+    config: SiteConfig, emit: Emit, *, stop: threading.Event | None = None, watch: BlockWatch | None = None
+) -> None:
     """Run one site until its blocks are done, or until `stop` is set.
 
     A broken session (peer gone, message refused, unit silent) is told through `emit` and begun anew with back-off;
@@ -63,6 +66,7 @@ def run_site(config: SiteConfig, emit: Emit, *, stop: threading.Event | None = N
         config: The site.
         emit: Takes events as mappings that json can write; see docs/reference/link-events.md.
         stop: Set from elsewhere to end after the current message.
+        watch: Observes each block of a receiver in place of the monitors that the site file asks for: to calibrate.
 
     Raises:
         QkdhwError: Something that trying again cannot mend: configuration, store, token, identity, or a peer that
@@ -70,7 +74,7 @@ def run_site(config: SiteConfig, emit: Emit, *, stop: threading.Event | None = N
     """
     stop = stop or threading.Event()
     with ExitStack() as stack:
-        site = stack.enter_context(_opened(config, emit))
+        site = stack.enter_context(_opened(config, emit, watch))
         listener = stack.enter_context(ChannelListener(config.channel.listen)) if config.channel.listen else None
         if listener is not None:
             emit({"event": "listening", "port": listener.port})
@@ -117,7 +121,7 @@ def _meet(config: SiteConfig, listener: ChannelListener | None, stop: threading.
 
 
 @contextmanager
-def _opened(config: SiteConfig, emit: Emit) -> Iterator[Site]:
+def _opened(config: SiteConfig, emit: Emit, watch: BlockWatch | None) -> Iterator[Site]:
     """Open store, token and unit, in the order in which a mistake is cheapest."""
     with ExitStack() as stack:
         kek = stack.enter_context(read_kek_file(config.keys.kek_file))
@@ -141,4 +145,4 @@ def _opened(config: SiteConfig, emit: Emit) -> Iterator[Site]:
                 emit({"event": "recovered", "exports": len(handover.recovered), "burnt": burnt})
         unit = stack.enter_context(open_unit(config.unit.name, config.unit.url))
         emit({"event": "unit", "info": asdict(unit.identify())})
-        yield Site(config, emit, store, account, handover, unit)
+        yield Site(config, emit, store, account, handover, unit, watch)

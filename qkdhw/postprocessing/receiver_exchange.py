@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class ReceiverExchange(Exchange):
         bit: uint8 (n,), bit value of each detection.
         policy: What both sites agreed on.
         intensity: (mean photon numbers, probabilities) as the transmitter announced them, brightest first.
+        inspect: Called when the block's counts are known; says why it must give no key, or "".
     """
 
     def __init__(
@@ -50,9 +52,11 @@ class ReceiverExchange(Exchange):
         bit: Bits,
         policy: Policy,
         intensity: tuple[tuple[float, ...], tuple[float, ...]],
+        inspect: Callable[[BlockStatistics], str] = lambda _: "",
     ) -> None:
         super().__init__(RECEIVER_TABLE, State.AWAIT_SIFT, policy, intensity)
         self._slot, self._basis, self._bit = slot, basis, bit
+        self._inspector = inspect
         self._sink: SyndromeSink | None = None
         self._n_errors = 0
         self.statistics = BlockStatistics(block_id, first_slot, n_slots, int(slot.size))
@@ -80,6 +84,9 @@ class ReceiverExchange(Exchange):
                 return self._on_verify(message)
             case _:
                 return self._on_amplify(message)
+
+    def _inspect(self, block: BlockStatistics) -> str:
+        return self._inspector(block)
 
     def _on_sift(self, message: Message) -> list[Message]:
         sifted = sift_at_receiver(self._basis, self._bit, np.frombuffer(message.parts[0], np.uint8))

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from qkdhw.errors import (
     KeyLengthZeroError,
+    MonitorAlarmError,
     PeerProtocolError,
     PostprocessingError,
     QberTooHighError,
@@ -83,6 +84,7 @@ RECEIVER_TABLE: Mapping[State, frozenset[MessageKind]] = {
 CHECK_NAMES: Mapping[type[PostprocessingError], str] = {
     QberTooHighError: "qber",
     KeyLengthZeroError: "key-length",
+    MonitorAlarmError: "monitors",
     ReconciliationError: "reconciliation",
     VerificationError: "verification",
 }
@@ -212,8 +214,19 @@ class Exchange:
             qber_test=qber,
             counts=counts,
         )
+        refusal = self._inspect(self.statistics)
         check_qber(n_wrong, n_test, self._policy.qber_limit)
+        if refusal:
+            raise MonitorAlarmError(
+                f"an alarm of the detectors stands: {refusal}",
+                remedy="find what raised it, then clear it with `qkdhw link alarms`",
+            )
         self._key_length(replace(counts, leak_bits=key_intensity.size * binary_entropy(qber or 0.0)))
+
+    def _inspect(self, block: BlockStatistics) -> str:
+        """Look at a block whose counts are known; return why it must give no key, or ""."""
+        del block
+        return ""
 
     def _key_length(self, counts: DecoyCounts) -> KeyLength:
         answer = self._policy.proof(counts, eps_sec=self._policy.eps_sec, eps_cor=self._policy.eps_cor)

@@ -50,6 +50,10 @@ def block(**facts: Any) -> dict[str, Any]:
             "end: ready 12, delivered 4; 12,345 bytes sent, 6 received",
         ),
         ({"event": "burnt", "keys": 2}, "burnt: keys 2"),
+        (
+            {"event": "alarm", "monitor": "doubles", "block_id": 7, "said": "0 is too few", "at": "now"},
+            "ALARM of the detectors, doubles in block 7: 0 is too few; no key until it is cleared with `qkdhw link alarms`",
+        ),
     ],
 )
 def test_an_event_is_one_readable_line(

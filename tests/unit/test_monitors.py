@@ -9,7 +9,15 @@ import pytest
 
 from qkdhw.errors import ConfigurationError
 from qkdhw.events.gating import GatingStatistics
-from qkdhw.events.monitors import Calibration, Limit, MonitorBank, Observation, Tolerances, calibrate
+from qkdhw.events.monitors import (
+    Calibration,
+    Limit,
+    MonitorBank,
+    Observation,
+    Tolerances,
+    calibrate,
+    read_tolerances,
+)
 
 EXACT = Tolerances(**dict.fromkeys(Tolerances.model_fields, 0.0))
 
@@ -193,3 +201,12 @@ def test_tolerances_are_relative_and_bounded():
 def test_limits_must_hold_what_they_were_made_of():
     with pytest.raises(ValueError, match="does not lie"):
         Limit(count=5, trials=10, low=0.6, high=0.7)
+
+
+def test_tolerances_are_read_and_mistakes_named():
+    assert read_tolerances([]) == Tolerances()
+    assert read_tolerances(["profile=0.3", "gain=0"]) == Tolerances(profile=0.3, gain=0.0)
+    for wrong in (["profile"], ["profile=x"], ["profile=11"], ["colour=1"], ["gain=1", "gain=2"]):
+        with pytest.raises(ConfigurationError, match="tolerances") as raised:
+            read_tolerances(wrong)
+        assert "profile" in raised.value.remedy

@@ -32,6 +32,10 @@ def test_the_documented_file_is_valid_and_paths_start_at_its_folder(tmp_path: Pa
     )
     assert config.role == "receiver"
     assert config.keys.store == tmp_path / "keys.sqlite"
+    assert config.receiver is not None
+    assert config.receiver.monitors is not None
+    assert config.receiver.monitors.calibration == tmp_path / "monitors.json"
+    assert config.receiver.monitors.alarms == tmp_path / "monitor-alarms.json"
     assert config.token is not None
     assert config.token.module == Path("/usr/lib/softhsm/libsofthsm2.so")
 
