@@ -29,6 +29,8 @@ SEARCH_PPM = 0.5
 SEARCH_BINS = 1 << 20
 _OFFSET_GAIN = 0.75
 _RATE_GAIN = _OFFSET_GAIN**2 / (2 - _OFFSET_GAIN)  # critically damped
+_ENOUGH_PAIRS = 4096.0  # of an epoch that has more, a part is looked at
+_STRIPES = 16
 _PEAK = 3  # columns taken for the peak
 _NEAR = 3.0  # columns to either side of the centroid that are averaged
 _SEARCHED_EPOCHS = 3
@@ -114,10 +116,8 @@ class PairTracker:
         self._patience = patience
         self._first_ticks: int | None = None
         self._lost_epochs = 0
-        self._a_ticks = np.empty(0, np.int64)
-        self._b_ticks = np.empty(0, np.int64)
-        self._a_parts: list[NDArray[np.int64]] = []
-        self._b_parts: list[NDArray[np.int64]] = []
+        self._pairs = 0.0  # of the last epoch that confirmed the clock
+        self._a, self._b = _Times(), _Times()
 
     @property
     def epoch_ticks(self) -> int:
@@ -164,10 +164,10 @@ class PairTracker:
 
     def add(self, a_ticks: NDArray[np.int64], b_ticks: NDArray[np.int64]) -> None:
         """Take the next chunk of both streams, as `track` does, and judge nothing."""
-        _append(self._a_ticks, self._a_parts, a_ticks)
-        _append(self._b_ticks, self._b_parts, b_ticks)
-        if self._first_ticks is None and self._a_parts:
-            self._first_ticks = int(self._a_parts[0][0])
+        self._a.append(a_ticks)
+        self._b.append(b_ticks)
+        if self._first_ticks is None and len(self._a):
+            self._first_ticks = int(self._a.ticks[0])
 
     def epochs(self, *, ended: bool = False) -> Iterator[TrackedEpoch]:
         """Judge complete epochs one by one, each when it is asked for; `step` may come between.
@@ -176,52 +176,44 @@ class PairTracker:
             ended: Both streams have ended: what is left is judged too; the last epoch may hold too little to be found.
         """
         while self._first_ticks is not None:
-            if not self._is_complete(self._first_ticks + self._epoch_ticks):
-                a_last = _last(self._a_ticks, self._a_parts)
-                if not ended or a_last is None or a_last < self._first_ticks:
-                    return
+            is_left = ended and self._a.last is not None and self._a.last >= self._first_ticks
+            if not is_left and not self._is_complete(self._first_ticks + self._epoch_ticks):
+                return
             yield self._judge_next(self._first_ticks)
 
     def _judge_next(self, first_ticks: int) -> TrackedEpoch:
-        self._join()
         epoch = self._judge(first_ticks)
         self._first_ticks = self._next_epoch(first_ticks + self._epoch_ticks)
         self._forget(self._first_ticks - self._lost_epochs * self._epoch_ticks)
         return epoch
 
-    def _join(self) -> None:
-        """Put chunks behind one another: once an epoch, however small they are."""
-        if self._a_parts:
-            self._a_ticks, self._a_parts = np.concatenate([self._a_ticks, *self._a_parts]), []
-        if self._b_parts:
-            self._b_ticks, self._b_parts = np.concatenate([self._b_ticks, *self._b_parts]), []
-
     def _is_complete(self, end_ticks: int) -> bool:
-        a_last, b_last = _last(self._a_ticks, self._a_parts), _last(self._b_ticks, self._b_parts)
-        a_last = end_ticks - 1 if a_last is None else a_last
-        b_last = end_ticks - 1 if b_last is None else self._clock.invert(b_last) - self._reach_ticks
+        a_last = end_ticks - 1 if self._a.last is None else self._a.last
+        b_last = end_ticks - 1 if self._b.last is None else self._clock.invert(self._b.last) - self._reach_ticks
         if min(a_last, b_last) >= end_ticks:
             return True
         return self._patience is not None and max(a_last, b_last) >= end_ticks + self._patience * self._epoch_ticks
 
     def _next_epoch(self, first_ticks: int) -> int:
         """Pass over epochs in which neither site saw anything, however many they are."""
-        a_next = self._a_ticks[np.searchsorted(self._a_ticks, first_ticks) :][:1]
-        b_next = self._b_ticks[np.searchsorted(self._b_ticks, self._clock.map_q32(first_ticks) >> 32) :][:1]
+        a_next = self._a.since(first_ticks)[:1]
+        b_next = self._b.since(self._clock.map_q32(first_ticks) >> 32)[:1]
         following = [*a_next.tolist(), *(self._clock.invert(t) for t in b_next.tolist())]
         silent = max(0, min(following, default=first_ticks) - first_ticks)
         return first_ticks + silent // self._epoch_ticks * self._epoch_ticks
 
     def _forget(self, first_ticks: int) -> None:
         """Drop what no coming epoch looks at; the last photon of each stream stays to tell its time."""
-        a_first = min(int(np.searchsorted(self._a_ticks, first_ticks)), max(0, len(self._a_ticks) - 1))
-        b_first_ticks = self._clock.map_q32(first_ticks - self._reach_ticks) >> 32
-        b_first = min(int(np.searchsorted(self._b_ticks, b_first_ticks)), max(0, len(self._b_ticks) - 1))
-        self._a_ticks, self._b_ticks = self._a_ticks[a_first:], self._b_ticks[b_first:]
+        self._a.forget(first_ticks)
+        self._b.forget(self._clock.map_q32(first_ticks - self._reach_ticks) >> 32)
 
     def _judge(self, first_ticks: int) -> TrackedEpoch:
         """Correct the clock by one epoch, or search for it."""
-        epoch = self._measure(first_ticks, self._clock, found_again=False)
+        share = min(1.0, _ENOUGH_PAIRS / self._pairs) if self._pairs else 1.0
+        epoch = self._measure(first_ticks, self._clock, share=share)
+        if epoch.state is TrackingState.LOST and share < 1:
+            epoch = self._measure(first_ticks, self._clock)
+        self._pairs = epoch.pairs if epoch.state is TrackingState.TRACKING else 0.0
         if epoch.state is TrackingState.LOST:
             self._lost_epochs = min(self._lost_epochs + 1, _SEARCHED_EPOCHS)
             found = self._search(first_ticks)
@@ -237,15 +229,19 @@ class PairTracker:
         self._clock, self._state = epoch.clock, epoch.state
         return epoch
 
-    def _measure(self, first_ticks: int, clock: PairClock, *, found_again: bool) -> TrackedEpoch:
-        """Find the peak of an epoch near where a clock foretells it."""
+    def _measure(
+        self, first_ticks: int, clock: PairClock, *, found_again: bool = False, share: float = 1.0
+    ) -> TrackedEpoch:
+        """Find the peak of an epoch, or of evenly spread stripes of it, near where a clock foretells it."""
         clock = clock.rebased(first_ticks + self._epoch_ticks // 2)
         histogram = np.zeros((1, COLUMNS), np.int64)
         slice_log2 = self._epoch_ticks.bit_length()
-        fold_pairs(
-            self._a_ticks, self._b_ticks, clock, (first_ticks, first_ticks + self._epoch_ticks), slice_log2,
-            self._bin_shift, histogram,
-        )  # fmt: skip
+        stripes = 1 if share == 1 else _STRIPES
+        stripe_ticks = math.ceil(share * self._epoch_ticks / stripes)
+        for k in range(stripes):
+            begin = first_ticks + k * self._epoch_ticks // stripes
+            within = begin, begin + stripe_ticks
+            fold_pairs(self._a.ticks, self._b.ticks, clock, within, slice_log2, self._bin_shift, histogram)
         counts = histogram[0]
         place, pairs, accidentals, significance = _find_centroid(counts)
         locked = significance >= MIN_SIGMA
@@ -261,8 +257,8 @@ class PairTracker:
             ),
             measured=clock.rebased(clock.ref_a_ticks, shift_q32=round(residual_q32)),
             residual_ticks=residual_q32 / 2.0**32,
-            pairs=pairs,
-            accidentals=accidentals,
+            pairs=pairs / share,
+            accidentals=accidentals / share,
             significance=significance,
         )
 
@@ -272,9 +268,9 @@ class PairTracker:
         end_ticks = first_ticks + self._epoch_ticks
         try:
             return align_pair_times(
-                cut(self._a_ticks, begin_ticks, end_ticks),
+                cut(self._a.ticks, begin_ticks, end_ticks),
                 cut(
-                    self._b_ticks,
+                    self._b.ticks,
                     self._clock.map_q32(begin_ticks - self._reach_ticks) >> 32,
                     self._clock.map_q32(end_ticks + self._reach_ticks) >> 32,
                 ),
@@ -289,22 +285,49 @@ class PairTracker:
             return None
 
 
-def _append(kept: NDArray[np.int64], parts: list[NDArray[np.int64]], chunk: NDArray[np.int64]) -> None:
-    check_ascending(chunk)
-    last = _last(kept, parts)
-    if last is not None and len(chunk) and chunk[0] < last:
-        raise NonMonotonicTimeError(
-            "a chunk begins earlier than the one before it ended",
-            index=0,
-            remedy="Feed the chunks in their order, and check the time tagger for overflows.",
-        )
-    if len(chunk):
-        parts.append(chunk)
+class _Times:
+    """Times of one site, in memory that is used again: what is new goes behind, what is done goes."""
 
+    def __init__(self) -> None:
+        self._memory = np.empty(1 << 12, np.int64)
+        self._begin = self._end = 0
 
-def _last(kept: NDArray[np.int64], parts: list[NDArray[np.int64]]) -> int | None:
-    latest = parts[-1] if parts else kept
-    return int(latest[-1]) if len(latest) else None
+    def __len__(self) -> int:
+        return self._end - self._begin
+
+    @property
+    def ticks(self) -> NDArray[np.int64]:
+        """The times, until the next `append`."""
+        return self._memory[self._begin : self._end]
+
+    @property
+    def last(self) -> int | None:
+        return int(self._memory[self._end - 1]) if len(self) else None
+
+    def append(self, chunk: NDArray[np.int64]) -> None:
+        check_ascending(chunk)
+        if len(chunk) and self.last is not None and chunk[0] < self.last:
+            raise NonMonotonicTimeError(
+                "a chunk begins earlier than the one before it ended",
+                index=0,
+                remedy="Feed the chunks in their order, and check the time tagger for overflows.",
+            )
+        n = len(self)
+        if self._end + len(chunk) > len(self._memory):
+            kept, enough = self.ticks, 2 * (n + len(chunk)) <= len(self._memory)
+            if not enough:
+                self._memory = np.empty(3 * (n + len(chunk)), np.int64)
+            self._memory[:n] = kept
+            self._begin, self._end = 0, n
+        self._memory[self._end : self._end + len(chunk)] = chunk
+        self._end += len(chunk)
+
+    def since(self, first_ticks: int) -> NDArray[np.int64]:
+        return self.ticks[np.searchsorted(self.ticks, first_ticks) :]
+
+    def forget(self, before_ticks: int) -> None:
+        """Drop what is earlier; the last time stays to tell where the stream is."""
+        self._begin += min(int(np.searchsorted(self.ticks, before_ticks)), max(0, len(self) - 1))
 
 
 def _find_centroid(counts: NDArray[np.int64]) -> tuple[float, float, float, float]:

@@ -140,7 +140,7 @@ def test_what_is_kept_does_not_grow():
     tracker = tracker_of()
     for pairs in (1e3, 0):
         feed(tracker, simulated_epochs(9, 8, np.zeros_like, pairs=pairs, first=8 * (pairs == 0)))
-        assert len(tracker._a_ticks) < 5 * 5e4 * EPOCH_S
+        assert len(tracker._a) < 5 * 5e4 * EPOCH_S
 
 
 def test_time_that_goes_backwards_is_named():
@@ -173,3 +173,20 @@ def test_ticks_may_differ():
     for epoch in done[3:]:
         error = float(epoch.clock.map_ticks(epoch.clock.ref_a_ticks)) - 2 * epoch.clock.ref_a_ticks - 77
         assert math.fabs(error) < 8
+
+
+def test_of_many_pairs_a_part_tells_as_much():
+    """Bright light: the clock comes from stripes of each epoch, a step is mended as soon, and rates are those of all."""
+    offset_of = lambda t: np.where(t < 2.9 * EPOCH_S, 0.0, 1e-3) + 1e-9 * t  # noqa: E731
+    done = feed(tracker_of(), simulated_epochs(12, 8, offset_of, singles=1e5, pairs=5e4))
+    assert [epoch.state for epoch in done[3:]] == [TrackingState.TRACKING] * len(done[3:])
+    assert sum(epoch.found_again for epoch in done) == 1
+    assert max(map(abs, errors_ns(done[4:], offset_of))) < 1
+    assert done[1].pairs == pytest.approx(5e4 * EPOCH_S, rel=0.1)
+    assert done[1].accidentals == pytest.approx(3e-9 * 1e10 * EPOCH_S, rel=0.5)
+
+
+def test_memory_is_used_again():
+    tracker = tracker_of()
+    feed(tracker, simulated_epochs(13, 30, np.zeros_like, singles=2e4))
+    assert len(tracker._a._memory) < 20 * 2e4 * EPOCH_S

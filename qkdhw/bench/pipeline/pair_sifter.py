@@ -316,4 +316,4 @@ class PairSifterPipeline(_PairSite):
 
 
 def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return np.concatenate([_NO_TIMES, *parts])
+    return parts[0] if len(parts) == 1 else np.concatenate([_NO_TIMES, *parts])
