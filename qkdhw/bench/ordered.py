@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
+
+import numpy as np
 
 from qkdhw.bench.pipeline.pieces import Pieces, joined
 from qkdhw.errors import ConfigurationError, EventError
@@ -15,6 +19,7 @@ from qkdhw.model import DetectionBlock, EventKind
 SECOND_FILE = 100  # channel 1 of the second file is 101
 LAST_CHANNEL = 255
 _LONGEST_S = 1e12
+_LAST_TICKS = 1 << 62
 
 
 class OrderedEvents:
@@ -27,10 +32,13 @@ class OrderedEvents:
         ordering_window_ps: How far an event may lie before the latest one of its file.
         skew_ps: By channel, how much later its events are told; subtracted.
         follow: Passes on the blocks of a file, to show how far it is.
+        common_of: Channels, as they are numbered here; events outside the time that the files of all of them cover are
+            left out, so that their rates, and what is expected by chance, are those of one and the same time.
 
     Raises:
         ConfigurationError: A skew or a tick does not fit.
-        EventError: While iterating: the first of two files has a channel of 100 or above, or time goes backwards.
+        EventError: While iterating: the first of two files has a channel of 100 or above, or time goes backwards, or
+            the files of `common_of` have no time in common.
     """
 
     def __init__(
@@ -40,6 +48,7 @@ class OrderedEvents:
         ordering_window_ps: Fraction | int = 0,
         skew_ps: Mapping[int, Fraction] | None = None,
         follow: Callable[[EventFile], Iterator[DetectionBlock]] = EventFile.read_blocks,
+        common_of: Sequence[int] = (),
     ) -> None:
         for file in files:
             if file.fine_tick_ps is not None:
@@ -59,6 +68,12 @@ class OrderedEvents:
         except ValueError as error:
             raise ConfigurationError(str(error), remedy="Give times that are whole numbers of ticks.") from error
         self._files, self._follow = files, follow
+        # Of each channel whose time counts: its file, and how much earlier than its file says its events are told.
+        numbers = [int(len(files) > 1 and channel >= SECOND_FILE) for channel in common_of]
+        self._common = [
+            (number, Fraction(skews[number].get(channel - SECOND_FILE * number, 0)))
+            for number, channel in zip(numbers, common_of, strict=True)
+        ]
 
     def _refuse_high_channels(self, block: DetectionBlock) -> None:
         """Refuse channels of the first file that would be taken for the second's."""
@@ -78,18 +93,43 @@ class OrderedEvents:
         """Yield the events; the file that is behind is read next."""
         blocks = [self._follow(file) for file in self._files]
         reached = [Fraction(-(1 << 62))] * len(blocks)
+        begun: dict[int, Fraction] = {}
+        ended: dict[int, Fraction] = {}
         running = set(range(len(blocks)))
         while running:
             number = min(running, key=lambda index: reached[index])
             block = next(blocks[number], None)
             if block is None:
                 running.discard(number)
-                yield self._merger.finish(number)
+                if number in begun:
+                    ended[number] = reached[number]
+                # What is handed out from here on may lie behind the end of this file; nothing did before.
+                yield self._in_common(self._merger.finish(number), begun, ended)
             elif len(block):
                 if number == 0 and len(blocks) > 1:
                     self._refuse_high_channels(block)
-                reached[number] = int(block.time_ticks[-1]) * block.tick_ps
-                yield self._merger.feed(number, block)
+                begun.setdefault(number, int(block.time_ticks.min()) * block.tick_ps)
+                reached[number] = int(block.time_ticks.max()) * block.tick_ps
+                yield self._in_common(self._merger.feed(number, block), begun, ended)
+
+    def _in_common(
+        self, block: DetectionBlock, begun: Mapping[int, Fraction], ended: Mapping[int, Fraction]
+    ) -> DetectionBlock:
+        """Leave out what lies before the latest beginning or behind the earliest end that counts."""
+        if not self._common or len(block) == 0:
+            return block
+        low_ps = max((begun[number] - skew for number, skew in self._common if number in begun), default=Fraction(0))
+        ends_ps = [ended[number] - skew for number, skew in self._common if number in ended]
+        if ends_ps and min(ends_ps) < low_ps:
+            raise EventError(
+                f"{' and '.join(str(file.path) for file in self._files)} have no time in common",
+                remedy="`qkdhw events info` says from when to when a file goes; `align` compares their clocks.",
+            )
+        low = math.ceil(low_ps / self.tick_ps)
+        end = math.floor(min(ends_ps) / self.tick_ps) + 1 if ends_ps else _LAST_TICKS
+        first, end = np.searchsorted(block.time_ticks, (low, end)).tolist()
+        keep = slice(first, end)
+        return replace(block, time_ticks=block.time_ticks[keep], channel=block.channel[keep], kind=block.kind[keep])
 
 
 def first_events(file: EventFile, duration_s: float) -> DetectionBlock:

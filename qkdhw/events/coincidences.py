@@ -183,10 +183,10 @@ class CoincidenceStatistics:
 
     @property
     def coincidences_to_accidentals(self) -> float:
-        """CAR: coincidences less accidentals, over accidentals; NaN or infinite if there are none."""
+        """CAR: all coincidences over the accidental ones: 1 without correlation; NaN or infinite if there are none."""
         if not self.accidentals > 0:
             return math.nan if not self.n_delayed or self.n_coincidences == 0 else math.inf
-        return self.net_coincidences / self.accidentals
+        return self.n_coincidences / self.accidentals
 
 
 class CoincidenceFinder:

@@ -96,6 +96,32 @@ def test_g2_of_unrelated_delays_is_one(stream):
     assert max(g2) > 3
 
 
+def test_bins_that_are_too_narrow_for_g2_are_said_with_a_width_that_does(stream):
+    path, *_ = stream
+    said = qkdhw("events", "g2", path, "--range", 100_000)
+    few, width = re.search(
+        r"([\d.e-]+) pairs are expected in a bin by chance: --bin (\S+) would have 20", said
+    ).groups()
+    assert float(few) < 1
+    assert "with a longer --range" not in said
+    wide = ("g2", path, "--range", 100_000, "--bin", width)
+    assert 20 <= events(*wide)["expected_in_a_bin"] < 25
+    assert "by chance" not in qkdhw("events", *wide)
+    assert "with a longer --range" in qkdhw("events", "g2", path, "--range", 1000)
+
+
+def test_g2_of_files_of_different_length_is_that_of_their_common_time(tmp_path):
+    rng = np.random.default_rng(8)
+    long, short = np.sort(rng.integers(0, 4 * 10**9, 40_000)), np.sort(rng.integers(10**9, 1_100_000_000, 1000))
+    files = [write(tmp_path / f"{len(times)}.parquet", times, np.ones(len(times))) for times in (long, short)]
+    for a, b in (files, files[::-1]):
+        found = events("g2", a, b, "--stop", 101, "--range", 10**9, "--bin", 10**8 + 125)
+        g2, error = np.array(found["g2"]), np.array(found["g2_error"])
+        assert np.all(np.abs(g2 - 1) < 5 * error)
+        assert np.all(error < 0.1)
+        assert found["duration_s"] == pytest.approx(0.0125, rel=0.01)
+
+
 def test_coincidences_and_accidentals(stream, tmp_path):
     path, first, second = stream
     table = tmp_path / "pairs.csv"

@@ -129,7 +129,12 @@ def test_accidentals_of_independent_channels_are_what_their_rates_say():
     expected = 205_000**2 * 201 / 1e9
     assert abs(statistics.accidentals - expected) < 5 * statistics.accidentals_error
     assert abs(statistics.net_coincidences - 5000) < 5 * math.sqrt(statistics.n_coincidences)
-    assert statistics.coincidences_to_accidentals == statistics.net_coincidences / statistics.accidentals
+    assert statistics.coincidences_to_accidentals == statistics.n_coincidences / statistics.accidentals
+
+
+def test_a_dip_has_a_ratio_below_one_and_none_below_zero():
+    assert CoincidenceStatistics((9, 9), 5, (10, 10)).coincidences_to_accidentals == 0.5
+    assert CoincidenceStatistics((9, 9), 0, (10, 10)).coincidences_to_accidentals == 0
 
 
 def test_statistics_without_delayed_windows_say_so():

@@ -49,6 +49,31 @@ def test_channels_of_the_first_file_are_not_taken_for_the_seconds(tmp_path):
         merged(files, {})
 
 
+def common(files, common_of, **options):
+    blocks = list(OrderedEvents(files, common_of=common_of, **options))
+    return [(int(t), int(c)) for block in blocks for t, c in zip(block.time_ticks, block.channel, strict=True)]
+
+
+def test_only_the_time_that_both_files_cover_is_kept_if_asked(tmp_path):
+    files = [
+        events(tmp_path / "a.parquet", 1, [10, 20, 30, 40, 50], Fraction(2)),
+        events(tmp_path / "b.parquet", 1, [45, 50, 60, 70, 200, 300]),
+    ]
+    assert common(files, ()) == merged(files, {})
+    kept = [(45, 101), (50, 101), (60, 1), (60, 101), (70, 101), (80, 1), (100, 1)]
+    assert common(files, (1, 101)) == kept
+    # The second file's times less 20 are what counts, if its channel is told so much later.
+    skewed = common(files, (1, 101), skew_ps={101: Fraction(20)})
+    assert skewed == [(25, 101), (30, 101), (40, 1), (40, 101), (50, 101), (60, 1), (80, 1), (100, 1)]
+    assert common(files, (1, 2)) == [event for event in merged(files, {}) if 20 <= event[0] <= 100]
+
+
+def test_files_without_common_time_are_named(tmp_path):
+    files = [events(tmp_path / "a.parquet", 1), events(tmp_path / "b.parquet", 1, [3000, 4000])]
+    with pytest.raises(EventError, match=r"a.parquet and .*b.parquet have no time in common"):
+        common(files, (1, 101))
+
+
 def test_ticks_without_a_common_one_are_refused(tmp_path):
     files = [events(tmp_path / "a.parquet", 1), events(tmp_path / "b.parquet", 1, tick_ps=Fraction(10) ** 30)]
     with pytest.raises(ConfigurationError, match="too long for a common one"):

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from qkdhw.cli.console import JsonOption, print_json
+from qkdhw.cli.console import JsonOption, out, print_json
 from qkdhw.cli.events.figures import COLOURS, ForceOption, PlotOption, ShowOption, check_figure, figure
 from qkdhw.cli.events.options import (
     FileArgument,
@@ -30,6 +30,7 @@ from qkdhw.events.delays import DelayHistogram, SecondOrderCorrelation, second_o
 from qkdhw.events.merging import whole_ticks
 
 _REMEDY = "Give a --bin of whole ticks (see `qkdhw events info`), wider, or a shorter --range, if bins are too many."
+ENOUGH_EXPECTED = 20  # pairs in a bin by chance: then g2 is told to a quarter
 StartOption = Annotated[int, typer.Option("--start", metavar="CHANNEL", help="Channel of the start events.")]
 StopOption = Annotated[int, typer.Option("--stop", metavar="CHANNEL", help="Channel of the stop events.")]
 BinOption = Annotated[
@@ -86,9 +87,13 @@ def g2(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Second-order correlation g2 of two channels, or of one with itself, with Poissonian errors."""
+    """Second-order correlation g2 of two channels, or of one with itself, with Poissonian errors.
+
+    Of two files, what both cover counts.
+    """
     check_figure(plot, show=show, force=force)
-    delays = _delays(_Pair(file, other, start, stop, range_ps, bin_ps, ordering_ps, skew or [], format_name, tolerant))
+    pair = _Pair(file, other, start, stop, range_ps, bin_ps, ordering_ps, skew or [], format_name, tolerant)
+    delays = _delays(pair, normalised=True)
     result = second_order_correlation(delays)
     if plot or show:
         with figure(plot, show=show) as drawn:
@@ -99,7 +104,7 @@ def g2(
             axes.axhline(1.0, color="0.5", linewidth=0.8)
             axes.set(xlabel=f"channel {stop} - channel {start} / ps", ylabel="g2", title=file.name)
             axes.set_ylim(bottom=0.0)
-    _print_delays(result, delays, as_json=as_json)
+    _print_delays(result, delays, normalised=True, as_json=as_json)
     say_written(plot, as_json=as_json)
 
 
@@ -119,9 +124,15 @@ class _Pair:
     tolerant: bool
 
 
-def _delays(pair: _Pair) -> DelayHistogram:
+def _delays(pair: _Pair, *, normalised: bool = False) -> DelayHistogram:
     events = ordered_events(
-        pair.file, pair.other, pair.ordering_ps, pair.skew, pair.format_name, tolerant=pair.tolerant
+        pair.file,
+        pair.other,
+        pair.ordering_ps,
+        pair.skew,
+        pair.format_name,
+        tolerant=pair.tolerant,
+        common_of=(pair.start, pair.stop) if normalised else (),
     )
     tick_ps = events.tick_ps
     try:
@@ -145,9 +156,11 @@ def _delays(pair: _Pair) -> DelayHistogram:
     return delays
 
 
-def _print_delays(result: SecondOrderCorrelation, delays: DelayHistogram, *, as_json: bool) -> None:
+def _print_delays(
+    result: SecondOrderCorrelation, delays: DelayHistogram, *, normalised: bool = False, as_json: bool
+) -> None:
     best = int(np.argmax(result.counts))
-    facts = {
+    facts: dict[str, Any] = {
         "start_events": delays.n_start,
         "stop_events": delays.n_stop,
         "duration_s": result.duration_s,
@@ -155,12 +168,23 @@ def _print_delays(result: SecondOrderCorrelation, delays: DelayHistogram, *, as_
         "pairs": int(result.counts.sum()),
         "largest_delay_ps": float(result.delay_ps[best]),
         "largest_counts": int(result.counts[best]),
-        "largest_g2": float(result.g2[best]),
     }
+    if normalised:
+        facts |= {"largest_g2": float(result.g2[best]), "expected_in_a_bin": float(np.median(result.expected))}
     if as_json:
-        errors = np.where(np.isfinite(result.g2_error), result.g2_error, 0.0)
-        values = np.where(np.isfinite(result.g2), result.g2, 0.0)
-        lists = {"delay_ps": result.delay_ps, "counts": result.counts, "g2": values, "g2_error": errors}
+        lists = {"delay_ps": result.delay_ps, "counts": result.counts}
+        if normalised:
+            lists |= {
+                name: np.where(np.isfinite(v), v, 0.0) for name, v in (("g2", result.g2), ("g2_error", result.g2_error))
+            }
         print_json(facts | {name: values.tolist() for name, values in lists.items()})
         return
     print_facts(facts)
+    expected = float(np.median(result.expected))
+    if normalised and 0 < expected < ENOUGH_EXPECTED:
+        width_ps = math.ceil(ENOUGH_EXPECTED / expected * delays.bin_width_ticks) * delays.tick_ps
+        span_ps = len(result.counts) * delays.bin_width_ticks * delays.tick_ps
+        wider = f"--bin {width_ps} would have {ENOUGH_EXPECTED}" + (
+            f", with a longer --range, such as {10 * width_ps}" if 10 * width_ps > span_ps else ""
+        )
+        out.print(f"{expected:.2g} pairs are expected in a bin by chance: {wider}", highlight=False, soft_wrap=True)

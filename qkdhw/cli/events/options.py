@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -141,11 +141,16 @@ def ordered_events(
     format_name: str | None,
     *,
     tolerant: bool,
+    common_of: Sequence[int] = (),
 ) -> OrderedEvents:
     """Open one or two files whose events come in time order, and show how far they are read."""
     files = [open_events(path, format_name, tolerant=tolerant) for path in (file, other) if path is not None]
     return OrderedEvents(
-        files, ordering_window_ps=ordering_ps, skew_ps=skews(skew), follow=lambda f: with_progress(f, "reading")
+        files,
+        ordering_window_ps=ordering_ps,
+        skew_ps=skews(skew),
+        follow=lambda f: with_progress(f, "reading"),
+        common_of=common_of,
     )
 
 
