@@ -20,7 +20,8 @@ from qkdhw_emulators.optics.simulation import LinkSimulation
 EVENTS = 1e7
 # At 18 events a second ten million take a week of the link: what costs is the number of pulses, 2.5e9 a second.
 FEWER_EVENTS = {"geneva-2018-404km": 3e5}
-CELL_PULSES = {"geneva-2018": 1 << 28, "geneva-2018-404km": 1 << 30}  # dim links: less work for the same light
+# Links of few events a pulse: longer cells are less work for the same light.
+CELL_PULSES = {"geneva-2018": 1 << 28, "geneva-2018-404km": 1 << 30, "idq-clavis": 1 << 20, "idq-cow-2015": 1 << 22}
 
 # Factors on what a preset has. All: efficiency by 1.03; where it shows: the others.
 CANARIES = {
