@@ -12,7 +12,8 @@ standard deviations, all bins and rates looked at included.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from qkdhw.errors import ClockAlignmentError, ConfigurationError, EventError
 from qkdhw.events.alignment import MAX_PPM, MIN_SIGMA, check_ascending, sigma_of
 from qkdhw.events.pair_correlation import PairClock, PairPeak, Window, cut, find_pair_peak
-from qkdhw.events.pair_residuals import COLUMNS, MAX_RESIDUALS, refine_pairs, settle_rivals
+from qkdhw.events.pair_residuals import COLUMNS, MAX_RESIDUALS, Residuals, refine_pairs, settle_rivals
 from qkdhw.model import DetectionBlock, EventKind
 from qkdhw.quantities import PS_PER_S
 
@@ -71,6 +72,7 @@ def align_pairs(
     a: DetectionBlock,
     b: DetectionBlock,
     *,
+    offset_s: Fraction | float = 0,
     max_offset_s: float = MAX_OFFSET_S,
     max_ppm: float = MAX_PPM,
     resolution_ps: float = RESOLUTION_PS,
@@ -85,7 +87,8 @@ def align_pairs(
     Args:
         a: Detections of one site, times ascending; their channels do not matter.
         b: Detections of the other, which may count in other ticks.
-        max_offset_s: Largest difference of the two times of the same moment.
+        offset_s: About how much later B's clock reads at the same moment.
+        max_offset_s: How far from that the true difference may lie.
         max_ppm: Largest relative difference of the two clocks, parts per million.
         resolution_ps: Width of the finest bin: about as wide as the peak. Rounded down to 2^n ticks of B.
         span_s: How long a piece the final fit may see; over less if the rate is not constant over as much.
@@ -106,7 +109,7 @@ def align_pairs(
     return align_pair_times(
         photon_times(a),
         photon_times(b),
-        nominal_clock(a.tick_ps, b.tick_ps),
+        nominal_clock(a.tick_ps, b.tick_ps, offset_s),
         reach_ticks=math.ceil(Fraction(max_offset_s) * PS_PER_S / a.tick_ps),
         max_ppm=max_ppm,
         resolution_ticks=Fraction(resolution_ps) / b.tick_ps,
@@ -149,14 +152,45 @@ def align_pair_times(
             f"{max_ppm} parts per million and bins of {float(resolution_ticks):g} ticks cannot be looked for",
             remedy="Ask for less than 10 % and for bins about as wide as the jitter.",
         )
-    low, high = _common(a_ticks, b_ticks, nominal)
+    _refuse_unfit(a_ticks, b_ticks, nominal)
     reach_ticks = min(reach_ticks, _extent(a_ticks, b_ticks, nominal))
+    common = _common(a_ticks, b_ticks, nominal, reach_ticks)
     a_rate = len(a_ticks) / (int(a_ticks[-1]) - int(a_ticks[0]) + 1)
     b_rate = len(b_ticks) / (nominal.invert(int(b_ticks[-1])) - nominal.invert(int(b_ticks[0])) + 1)
     density = a_rate * b_rate
-    window, peak = _search(a_ticks, b_ticks, nominal, (low, high), density, reach_ticks, max_ppm * 1e-6, max_bins)
-    search_significance = sigma_of(peak.global_log_p)
-    window, peak = _zoom(a_ticks, b_ticks, window, peak, density)
+    failure: ClockAlignmentError | None = None
+    for window, peak in _search(a_ticks, b_ticks, nominal, common, density, reach_ticks, max_ppm * 1e-6, max_bins):
+        try:
+            fine = _settled(a_ticks, b_ticks, nominal, (window, peak), density, resolution_ticks, span_ticks)
+            significance = _significance(fine, nominal, reach_ticks, max_ppm)
+        except ClockAlignmentError as error:  # where light is switched on is a peak too: finer bins leave it behind
+            failure = failure or error
+            continue
+        return PairAlignment(
+            clock=fine.clock,
+            relative_rate=fine.clock.rate / nominal.rate - 1,
+            resolution_ticks=Fraction(1 << fine.bin_shift, 1 << 32),
+            span_ticks=1 << fine.span_log2,
+            pairs=fine.pairs,
+            accidentals=fine.accidentals,
+            significance=significance,
+            search_significance=sigma_of(peak.global_log_p),
+        )
+    raise failure or AssertionError("a search ends with a peak or an error")
+
+
+def _settled(
+    a_ticks: NDArray[np.int64],
+    b_ticks: NDArray[np.int64],
+    nominal: PairClock,
+    coarse: tuple[Window, PairPeak],
+    density: float,
+    resolution_ticks: Fraction,
+    span_ticks: int,
+) -> Residuals:
+    """Follow a coarse peak to the finest bins, and see that no other one nearby is as good."""
+    window, peak = _zoom(a_ticks, b_ticks, *coarse, density)
+    common = _common(a_ticks, b_ticks, peak.clock)
     bin_q32 = (peak.clock.rate_q48 << window.period_log2 >> 16) // window.bins
     finest = max(2, math.floor(resolution_ticks * (1 << 32)).bit_length() - 1)
     if 1 << finest > window.total_ticks * nominal.rate_q48 >> 16 + _WIDEST_LOG2:
@@ -164,49 +198,53 @@ def align_pair_times(
             f"bins of {float(resolution_ticks):g} ticks are too wide for what is looked at",
             remedy="Ask for bins about as wide as the jitter.",
         )
-    fine = refine_pairs(a_ticks, b_ticks, peak.clock, window, bin_q32, finest, (low, high), span_ticks)
+    fine = refine_pairs(a_ticks, b_ticks, peak.clock, window, bin_q32, finest, common, span_ticks)
     fine, rival_log_p = settle_rivals(
-        a_ticks, b_ticks, fine, (low, high), 2 * bin_q32, density * (1 << 48) / nominal.rate_q48
+        a_ticks, b_ticks, fine, common, 2 * bin_q32, density * (1 << 48) / nominal.rate_q48
     )
     if sigma_of(rival_log_p) < MIN_SIGMA:
         raise ClockAlignmentError(
             f"another offset fits as well: {sigma_of(rival_log_p):.1f} of {MIN_SIGMA:g} standard deviations apart",
-            remedy="Reduce what makes accidentals coincide, such as bright pulses, or align on a longer stream.",
+            remedy="Reduce what makes accidentals coincide, such as bright pulses, align on a longer stream, or say "
+            "about where the offset lies (--offset) and how far from there at most (--max-offset).",
         )
-    bins = (2 * reach_ticks * nominal.rate_q48 >> 16) >> fine.bin_shift
-    rates = 2e-6 * max_ppm * (nominal.rate_q48 << fine.span_log2 >> 16) / 2.0**fine.bin_shift
-    significance = sigma_of(fine.log_p + math.log((bins + 1) * (rates + 1)))
-    if significance < MIN_SIGMA:
-        raise _no_peak(significance, "single pairs of events", fine.pairs)
     if fine.bin_shift > finest + _MAX_COARSER:
         raise ClockAlignmentError(
             f"no pairs stand out in bins finer than {2.0 ** (fine.bin_shift - 32):g} ticks",
             remedy="Ask for a coarser resolution if the jitter is as wide, else look for what both streams share.",
         )
-    return PairAlignment(
-        clock=fine.clock,
-        relative_rate=fine.clock.rate / nominal.rate - 1,
-        resolution_ticks=Fraction(1 << fine.bin_shift, 1 << 32),
-        span_ticks=1 << fine.span_log2,
-        pairs=fine.pairs,
-        accidentals=fine.accidentals,
-        significance=significance,
-        search_significance=search_significance,
-    )
+    return fine
 
 
-def nominal_clock(a_tick_ps: Fraction, b_tick_ps: Fraction) -> PairClock:
-    """Make the clock of two sites that both count true time from the same moment.
+def _significance(fine: Residuals, nominal: PairClock, reach_ticks: int, max_ppm: float) -> float:
+    """Judge the final peak by all offsets and rates that it might have had."""
+    bins = (2 * reach_ticks * nominal.rate_q48 >> 16) >> fine.bin_shift
+    rates = 2e-6 * max_ppm * (nominal.rate_q48 << fine.span_log2 >> 16) / 2.0**fine.bin_shift
+    significance = sigma_of(fine.log_p + math.log((bins + 1) * (rates + 1)))
+    if significance < MIN_SIGMA:
+        raise _no_peak(significance, "single pairs of events", fine.pairs)
+    return significance
+
+
+def nominal_clock(a_tick_ps: Fraction, b_tick_ps: Fraction, offset_s: Fraction | float = 0) -> PairClock:
+    """Make the clock of two sites that both count true time, B from `offset_s` before A on, to a whole tick.
 
     Raises:
-        ConfigurationError: One tick is more than 4096 times as long as the other.
+        ConfigurationError: One tick is more than 4096 times as long as the other, or the offset is no number or more
+            than 2^60 ticks.
     """
     if not Fraction(1, _MAX_RATIO) <= a_tick_ps / b_tick_ps <= _MAX_RATIO:
         raise ConfigurationError(
             f"ticks of {float(a_tick_ps):g} ps and {float(b_tick_ps):g} ps differ by more than {_MAX_RATIO} times",
             remedy="Record both sites with ticks of about one length.",
         )
-    return PairClock.nominal(a_tick_ps, b_tick_ps)
+    offset_ticks = round(Fraction(offset_s) * PS_PER_S / b_tick_ps) if math.isfinite(offset_s) else _MAX_TICKS
+    if abs(offset_ticks) >= _MAX_TICKS:
+        raise ConfigurationError(
+            f"an offset of {float(offset_s):g} s is more than 2^60 ticks of {float(b_tick_ps):g} ps",
+            remedy="Give about how many seconds later the second clock reads (--offset); it may be negative.",
+        )
+    return replace(PairClock.nominal(a_tick_ps, b_tick_ps), ref_b_ticks=offset_ticks)
 
 
 def photon_times(block: DetectionBlock) -> NDArray[np.int64]:
@@ -219,13 +257,14 @@ def _no_peak(sigma: float, where: str, pairs: float) -> ClockAlignmentError:
     return ClockAlignmentError(
         f"the two streams show no common offset: {sigma:.1f} of {MIN_SIGMA:g} standard deviations in {where} "
         f"({pairs:.0f} coincidences above chance)",
-        remedy="Check that both streams cover the same time, or allow a larger offset, more parts per million, "
-        "more bins or a longer stream.",
+        remedy="Check that both streams cover the same time. If the clocks count from different moments say about how "
+        "many seconds later B's reads (--offset) or allow more (--max-offset); else allow more parts per million "
+        "(--max-ppm), more bins or a longer stream.",
     )
 
 
-def _common(a_ticks: NDArray[np.int64], b_ticks: NDArray[np.int64], clock: PairClock) -> tuple[int, int]:
-    """Return the first and the last moment, in ticks of A, at which the nominal clock has events of both."""
+def _refuse_unfit(a_ticks: NDArray[np.int64], b_ticks: NDArray[np.int64], clock: PairClock) -> None:
+    """Refuse too few photons, and times for which the arithmetic would not be exact."""
     if min(len(a_ticks), len(b_ticks)) < _MIN_EVENTS:
         raise ClockAlignmentError(
             f"{len(a_ticks)} and {len(b_ticks)} photons are too few to align two clocks",
@@ -237,12 +276,19 @@ def _common(a_ticks: NDArray[np.int64], b_ticks: NDArray[np.int64], clock: PairC
         raise EventError(
             "a time lies beyond 2^60 ticks", remedy="Shift the times first; `qkdhw events info` says where they begin."
         )
-    low = max(int(a_ticks[0]), clock.invert(int(b_ticks[0])))
-    high = min(int(a_ticks[-1]), clock.invert(int(b_ticks[-1])))
+
+
+def _common(
+    a_ticks: NDArray[np.int64], b_ticks: NDArray[np.int64], clock: PairClock, reach_ticks: int = 0
+) -> tuple[int, int]:
+    """Return the first and the last moment, in ticks of A, at which a clock that is as far off has events of both."""
+    low = max(int(a_ticks[0]), clock.invert(int(b_ticks[0])) - reach_ticks)
+    high = min(int(a_ticks[-1]), clock.invert(int(b_ticks[-1])) + reach_ticks)
     if high <= low:
         raise ClockAlignmentError(
             "the two streams do not overlap in time",
-            remedy="Check the start times of both sites.",
+            remedy="Check the start times of both sites. If the clocks count from different moments say about how many "
+            "seconds later B's reads (--offset), or allow more (--max-offset).",
         )
     return low, high
 
@@ -262,16 +308,10 @@ def _search(
     reach_ticks: int,
     max_error: float,
     max_bins: int,
-) -> tuple[Window, PairPeak]:
-    """Scan offsets and rates with more and more bins until a peak is significant."""
-    looks, best = 0, None
-    bins, count = _MIN_BINS, 1
-    while (window := _place_window(common, density, reach_ticks, bins, count)).coherence <= max_bins:
-        if bins > min(8 * max_bins, 1 << window.period_log2):
-            break  # finer than a tick, or more than fit: what both streams share is too short for so large a reach
-        if window.coherence < _MIN_COHERENCE:
-            bins *= 2
-            continue
+) -> Iterator[tuple[Window, PairPeak]]:
+    """Scan offsets and rates with more and more bins; yield what is significant, and raise if nothing was."""
+    looks, best, found = 0, None, False
+    for window in _windows(common, density, reach_ticks, max_bins):
         end = window.first_ticks + window.total_ticks + reach_ticks
         check_ascending(cut(a_ticks, window.first_ticks, end))
         check_ascending(
@@ -280,21 +320,38 @@ def _search(
         peak = find_pair_peak(a_ticks, b_ticks, nominal, window, max_error)
         looks += peak.looks
         if sigma_of(peak.log_p + math.log(looks)) >= MIN_SIGMA:
-            return window, peak
+            found = True
+            yield window, peak
         if best is None or peak.log_p < best.log_p:
             best = peak
-        if window.count == count < _MAX_COUNT:
-            count *= 4
-        else:
-            bins *= 2
+    if found:
+        return
     if max_bins < _MIN_BINS:
         raise ValueError(f"max_bins is {max_bins}; a search begins with {_MIN_BINS}")
     if best is None:
         raise ClockAlignmentError(
             "the time that both streams cover is too short for the offsets that are looked for",
-            remedy="Allow a smaller offset, or give longer streams.",
+            remedy="Allow a smaller offset (--max-offset) around a guess (--offset), or give longer streams.",
         )
     raise _no_peak(sigma_of(best.log_p + math.log(looks)), f"up to {max_bins} bins", best.pairs)
+
+
+def _windows(common: tuple[int, int], density: float, reach_ticks: int, max_bins: int) -> Iterator[Window]:
+    """Yield what to correlate: more and more bins, and more windows of each number of bins where more fit."""
+    bins, count, last = _MIN_BINS, 1, None
+    while (window := _place_window(common, density, reach_ticks, bins, count)).coherence <= max_bins:
+        if bins > min(8 * max_bins, 1 << window.period_log2):
+            break  # finer than a tick, or more than fit: what both streams share is too short for so large a reach
+        if window.coherence < _MIN_COHERENCE:
+            bins *= 2
+            continue
+        if window != last:
+            yield window
+        last = window
+        if window.count == count < _MAX_COUNT:
+            count *= 4
+        else:
+            bins *= 2
 
 
 def _place_window(common: tuple[int, int], density: float, reach_ticks: int, bins: int, count: int) -> Window:

@@ -4,6 +4,7 @@ The long campaigns that the short ones here stand for: tests/benchmarks/campaign
 """
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -54,6 +55,38 @@ def test_the_corners_of_the_search_are_reached(sign):
     for other in (-1, 1):
         streams = pair_streams(5, offset_s=sign * (MAX_OFFSET_S - 50e-6), rate=other * MAX_PPM * 1e-6)
         assert_within_a_bin(streams, align_pairs(*blocks(streams), max_offset_s=MAX_OFFSET_S, max_ppm=MAX_PPM))
+
+
+@pytest.mark.parametrize("apart_s", [-90_000, 43_200.25])
+def test_clocks_that_share_no_moment_are_found_where_a_guess_says(apart_s):
+    """Which clock began first, and how long ago, makes no difference: a guess moves times by whole ticks."""
+    streams = pair_streams(5, offset_s=0.03, rate=1e-5)
+    near = align_pairs(*blocks(streams))
+    moved = round(Fraction(apart_s) * 10**12 / streams.b_tick_ps)
+    far = block(streams.b_ticks + moved, streams.b_tick_ps)
+    with pytest.raises(ClockAlignmentError, match="overlap") as refused:
+        align_pairs(blocks(streams)[0], far)
+    assert "--offset" in refused.value.remedy
+    assert "--max-offset" in refused.value.remedy
+    found = align_pairs(blocks(streams)[0], far, offset_s=apart_s)
+    assert found.clock == replace(near.clock, ref_b_ticks=near.clock.ref_b_ticks + moved)
+    assert found.relative_rate == near.relative_rate
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_light_that_is_switched_on_late_in_one_file_does_not_hide_the_pairs(turned):
+    """Where one stream gets brighter is a high, wide peak, which is no clock: the search goes on behind it."""
+    streams = pair_streams(5, singles=(5e4, 2e4), pairs=3e3, span_s=2.0, offset_s=0.01, rate=1e-5)
+    shift = int(10 * 10**12 / streams.b_tick_ps)
+    dark = np.sort(np.random.default_rng(1).integers(0, shift, 70_000))
+    a, b = block(streams.a_ticks), block(np.concatenate((dark, streams.b_ticks + shift)))
+    if turned:
+        found = align_pairs(b, a, max_offset_s=15)
+        assert abs(float(found.relative_rate) + 1e-5) < 1e-8
+    else:
+        found = align_pairs(a, b, max_offset_s=15)
+        assert abs(streams.error_ticks(replace(found.clock, ref_b_ticks=found.clock.ref_b_ticks - shift))) <= 8
+    assert found.significance > 20
 
 
 def test_sites_may_count_in_different_ticks():
@@ -164,7 +197,7 @@ def test_too_few_photons_or_no_common_time_are_named():
     with pytest.raises(ClockAlignmentError, match="too few"):
         align_pairs(few, many)
     with pytest.raises(ClockAlignmentError, match="overlap"):
-        align_pairs(many, block(many.time_ticks + 10**7))
+        align_pairs(many, block(many.time_ticks + 10**10))
 
 
 def test_time_that_goes_backwards_is_named():
