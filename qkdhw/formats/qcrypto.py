@@ -112,7 +112,8 @@ class QcryptoDecoder(StreamDecoder):
             line = np.frombuffer(data, np.uint8, records * size, at).reshape(records, size)
             whole = _whole_lines(line, self._layout.line_digits)
             good = records if whole.all() else int(np.argmin(whole))
-            parts.append(self._text_events(line[:good], self.offset_bytes + at))
+            if good:
+                parts.append(self._text_events(line[:good], self.offset_bytes + at))
             at += good * size
             wanted = 4 * wanted
             if good < records:
@@ -130,11 +131,13 @@ class QcryptoDecoder(StreamDecoder):
         digit = _HEX_DIGITS[line.reshape(-1, digits + 1)[:, :-1]].reshape(len(line), 16)
         parts, first = [], 0
         for bad in np.flatnonzero((digit > 15).any(axis=1)).tolist():
-            parts.append(self._events(_words_of(digit[first:bad]), offset_bytes + first * size))
+            if first < bad:
+                parts.append(self._events(_words_of(digit[first:bad]), offset_bytes + first * size))
             self._note_bad_line(offset_bytes + bad * size)
             parts.append(Columns.invalid())
             first = bad + 1
-        parts.append(self._events(_words_of(digit[first:]), offset_bytes + first * size))
+        if first < len(digit):
+            parts.append(self._events(_words_of(digit[first:]), offset_bytes + first * size))
         return Columns.joined(parts)
 
     def _events(self, word: NDArray[np.uint64], offset_bytes: int) -> Columns:
