@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from qkdhw.errors import ConfigurationError
+from qkdhw.errors import ConfigurationError, EventError
 from qkdhw.formats import (
     csv_text,
     hdf5,
@@ -208,6 +208,8 @@ def open_events(path: Path | str, format_name: str | None = None, *, tolerant: b
         ConfigurationError: No such format name or option, or the library for it is not installed.
     """
     path = Path(path)
+    if path.is_fifo():  # opening it would wait for a writer, and its content can be read once only
+        raise EventError(f"{path} is a pipe and no file", remedy="save what comes out of it as a file first")
     name = detect_format(path) if format_name is None else format_name
     return format_named(name).open(path, tolerant)
 
