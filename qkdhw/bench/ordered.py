@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 
 from qkdhw.bench.pipeline.pieces import Pieces, joined
-from qkdhw.errors import ConfigurationError, EventError
+from qkdhw.errors import ConfigurationError, EventError, NonMonotonicTimeError
 from qkdhw.events.merging import MergeSource, StreamMerger
 from qkdhw.formats import EventFile
 from qkdhw.model import DetectionBlock, EventKind
@@ -110,7 +110,14 @@ class OrderedEvents:
                     self._refuse_high_channels(block)
                 begun.setdefault(number, int(block.time_ticks.min()) * block.tick_ps)
                 reached[number] = int(block.time_ticks.max()) * block.tick_ps
-                yield self._in_common(self._merger.feed(number, block), begun, ended)
+                yield self._in_common(self._merged(number, block), begun, ended)
+
+    def _merged(self, number: int, block: DetectionBlock) -> DetectionBlock:
+        try:
+            return self._merger.feed(number, block)
+        except NonMonotonicTimeError as error:
+            said = f"{self._files[number].path}: {error}"
+            raise NonMonotonicTimeError(said, index=error.index, remedy=error.remedy) from error
 
     def _in_common(
         self, block: DetectionBlock, begun: Mapping[int, Fraction], ended: Mapping[int, Fraction]

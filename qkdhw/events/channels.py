@@ -24,7 +24,7 @@ def disorder_error(*streams: Times) -> NonMonotonicTimeError:
     return NonMonotonicTimeError(
         f"event {index} is earlier than the one before it, or beyond 2^62 ticks",
         index=index,
-        remedy="Put the stream in order with qkdhw.events.merging.StreamMerger.",
+        remedy="Put the stream in order: --order-within of the command, or qkdhw.events.merging.StreamMerger.",
     )
 
 

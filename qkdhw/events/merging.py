@@ -252,10 +252,15 @@ class _Input:
             raise EventError(f"event {-1 - written} lies beyond 2^62 ticks of {self._tick_ps / self._factor} ps")
         if written < n and not drop_late:
             index = int(state[_FIRST_LATE])
+            told = block.time_ticks[: index + 1]
+            latest = max(int(self.state[_LATEST]), int(told.max()) * self._factor)
+            back_ps = (latest - int(told[-1]) * self._factor) * self._tick_ps / self._factor
             raise NonMonotonicTimeError(
-                f"event {index} lies more than the ordering window before the latest event of its stream",
+                f"event {index} lies {back_ps} ps before the latest event of its stream, more than the ordering "
+                f"window of {self._window * self._tick_ps / self._factor} ps",
                 index=index,
-                remedy="Widen the ordering window, or have late events dropped and counted.",
+                remedy=f"Put events in order within {back_ps} ps or more (--order-within; `qkdhw events info` says "
+                "how far they step back), or have late events dropped and counted.",
             )
         kept += written
         self.state = state

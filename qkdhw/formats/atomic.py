@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from qkdhw.errors import EventError
+
+_REMEDIES = {
+    errno.ENOENT: "make the folder first, or choose another one",
+    errno.ENOTDIR: "choose a folder; part of this path is a file",
+    errno.EISDIR: "name a file; this is a folder",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder on a disk that can be written",
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some space, or choose another folder",
+    errno.EFBIG: "choose a folder that takes files so large",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 @contextmanager
@@ -27,7 +41,8 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         yield temporary
         _synchronise(path, temporary)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise
 
 
@@ -75,7 +90,6 @@ def write_whole_file(path: Path) -> Iterator[BinaryIO]:
 def write_error(path: Path, error: Exception) -> EventError:
     """Make the typed error for a file that cannot be written."""
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return EventError(
-        f"cannot write {path}: {reason}; nothing was left behind",
-        remedy="free some space, or choose another folder",
-    )
+    code = error.errno if isinstance(error, OSError) else None
+    remedy = _REMEDIES.get(code or errno.ENOSPC, _REMEDIES[errno.ENOSPC])
+    return EventError(f"cannot write {path}: {reason}; nothing was left behind", remedy=remedy)

@@ -59,6 +59,11 @@ def open_parquet(path: Path) -> EventFile:
             schema = file.schema_arrow
             facts = dict(schema.metadata or {})
             records = file.metadata.num_rows
+        if "pulse" in schema.names and b"qkdhw.tick_ps" not in facts:
+            raise EventFormatError(
+                f"{path} is a record of pulses, not of events",
+                remedy="It goes with a receiver's events: qkdhw events sift EVENTS RECORD --period PS --window PS",
+            )
         if facts.get(b"qkdhw.version") != VERSION:
             raise _damaged(path, "no qkdhw metadata")
         tick_ps = Fraction(facts[b"qkdhw.tick_ps"].decode())

@@ -39,6 +39,7 @@ class EventReport:
         duration_s: From the earliest to the latest event.
         rate_hz: Photons per second over that duration, or 0.0 if it is 0.
         backward_steps: Events, dummies set aside, that are earlier than the one before.
+        largest_step_back_ticks: The farthest that an event, dummies included, lies before the latest one until then.
         first_backward_index: Index, dummies set aside, of the first of them, or None.
         backward_steps_with_dummies: The same count with dummies left in.
         repeated_events: Events that equal the one before in time, channel and kind.
@@ -65,6 +66,7 @@ class EventReport:
     duration_s: float
     rate_hz: float
     backward_steps: int
+    largest_step_back_ticks: int
     first_backward_index: int | None
     backward_steps_with_dummies: int
     repeated_events: int
@@ -78,6 +80,8 @@ class _Order:
     def __init__(self) -> None:
         self.seen = 0
         self.backward = 0
+        self.largest_back = 0
+        self._latest: int | None = None
         self.first_backward: int | None = None
         self.repeated = 0
         self._last: tuple[int, int, int, int] | None = None
@@ -95,6 +99,11 @@ class _Order:
         if back.any() and self.first_backward is None:
             self.first_backward = self.seen + skipped + int(np.argmax(back))
         self.backward += int(back.sum())
+        highest = int(columns[0][0]) if self._latest is None else self._latest
+        if back.any() or int(columns[0][0]) < highest:
+            latest = np.maximum(np.maximum.accumulate(columns[0]), highest)
+            self.largest_back = max(self.largest_back, int((latest - columns[0]).max()))
+        self._latest = max(highest, int(columns[0].max()))
         self.repeated += int(((time == 0) & (fine_step == 0) & (channel == 0) & (kind == 0)).sum())
         self.seen += len(columns[0])
         self._last = (int(columns[0][-1]), int(columns[1][-1]), int(columns[2][-1]), int(columns[3][-1]))
@@ -159,12 +168,19 @@ class EventCounter:
             duration_s=duration_s,
             rate_hz=photons / duration_s if duration_s else 0.0,
             backward_steps=self._order.backward,
+            largest_step_back_ticks=self._order_with_dummies.largest_back,
             first_backward_index=self._order.first_backward,
             backward_steps_with_dummies=self._order_with_dummies.backward,
             repeated_events=self._order.repeated,
             anomalies=tuple(self._anomalies(source)),
             header=dict(source.header),
         )
+
+    def _said_of_steps_back(self, source: EventFile) -> str:
+        said = f"steps back in time: {self._order.backward}, first at event {self._order.first_backward}"
+        if source.fine_tick_ps is not None:
+            return said
+        return f"{said}; --order-within {self._order_with_dummies.largest_back * source.tick_ps} puts them right"
 
     def _anomalies(self, source: EventFile) -> list[str]:
         tally = source.tally
@@ -173,7 +189,7 @@ class EventCounter:
         if self._first is None:
             found.append("the file holds no events")
         if order.backward:
-            found.append(f"steps back in time: {order.backward}, first at event {order.first_backward}")
+            found.append(self._said_of_steps_back(source))
         if order.repeated:
             found.append(f"events equal to the one before: {order.repeated}")
         if tally.missing_records:

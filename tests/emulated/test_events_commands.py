@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,8 +150,51 @@ def test_two_files_of_one_clock_are_one_stream(stream, tmp_path):
 
 def test_events_out_of_order_are_put_right_only_when_asked(tmp_path, capsys, monkeypatch):
     path = write(tmp_path / "x.parquet", [10, 8, 20, 18, 40], [1, 2, 1, 2, 1])
-    assert "NonMonotonic" in refused(capsys, monkeypatch, "coincidences", path)
+    for command in (("coincidences",), ("histogram", "--period", 1000), ("g2",)):
+        said = refused(capsys, monkeypatch, *command, path)
+        assert f"NonMonotonicTimeError: {path}: event 1 lies 250 ps before" in said
+        assert "within 250 ps or more (--order-within" in said
+        assert "StreamMerger" not in said
     assert events("coincidences", path, "--order-within", 250, "--window", 500)["coincidences"] == 2
+    found = events("histogram", path, "--order-within", 250, "--period", 1000, "--bins", 8)
+    assert [sum(counts) for counts in found["counts"].values()] == [3, 2]
+
+
+def test_info_says_within_how_much_events_can_be_put_in_order(tmp_path):
+    path = write(tmp_path / "x.parquet", [10, 8, 30, 27, 26, 40, 30], [1, 2, 1, 2, 1, 1, 1])
+    assert events("info", path)["largest_step_back_ticks"] == 10
+    assert "--order-within 1250 puts them right" in " ".join(
+        re.sub("[│\n]", " ", qkdhw("events", "info", path)).split()
+    )
+    assert events("coincidences", path, "--order-within", 1250)["singles_1"] == 5
+    assert events("info", write(tmp_path / "y.parquet", [1, 2], [1, 1]))["largest_step_back_ticks"] == 0
+
+
+def test_a_channel_without_photons_is_said_with_its_coincidences(stream):
+    assert "channel 9 has no photons" in qkdhw("events", "coincidences", stream[0], "--channels", "1,9")
+    assert "no photons" not in qkdhw("events", "coincidences", stream[0])
+
+
+def test_a_senders_record_without_a_period_is_told_so(pulses, capsys, monkeypatch):
+    said = refused(
+        capsys, monkeypatch, "sift", pulses / "bob.parquet", pulses / "alice.record.parquet", "--window", 500
+    )
+    assert "alice.record.parquet is a record of pulses, not of events" in said
+    assert "\nremedy: " in said.split("--period")[0]
+    assert "tick_ps" not in said
+
+
+def test_a_start_stop_file_is_sifted_by_no_conversion(capsys, monkeypatch):
+    path = Path(__file__).parents[1] / "vectors" / "events" / "t3.ptu"
+    said = refused(capsys, monkeypatch, "sift", path, path, "--window", 500)
+    assert "converting a T3 file does not help" in said
+
+
+def test_two_files_of_one_name_are_told_apart(pairs, tmp_path):
+    twice = tmp_path / "bob.parquet"
+    twice.write_bytes((pairs / "bob.parquet").read_bytes())
+    names = [file["name"] for file in events("process", pairs / "bob.parquet", twice)["files"]]
+    assert names == [str(pairs / "bob.parquet"), str(twice)]
 
 
 @pytest.mark.parametrize("command", ["correlate", "g2", "coincidences"])

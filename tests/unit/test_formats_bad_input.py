@@ -81,8 +81,14 @@ def test_an_error_of_the_reader_leaves_no_copy_behind(tmp_path):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(EventError, match="cannot write"):
+    with pytest.raises(EventError, match="cannot write") as caught:
         write(tmp_path / "none" / "x.ptu", "ptu")
+    assert "make the folder" in caught.value.remedy
+    assert "space" not in caught.value.remedy
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EventError, match="cannot write") as caught:
+        write(tmp_path / "file" / "x.ptu", "ptu")
+    assert "part of this path is a file" in caught.value.remedy
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -172,7 +172,7 @@ def _checked_tick(block: DetectionBlock, tick_ps: Fraction | None) -> Fraction:
     if block.fine_ticks is not None:
         raise EventError(
             "events of a start-stop (T3) measurement have no time of their own",
-            remedy="record in T2 mode, or convert the file",
+            remedy="record in T2 mode; converting a T3 file does not help, `qkdhw events histogram` draws it",
         )
     if tick_ps is not None and block.tick_ps != tick_ps:
         raise EventError(

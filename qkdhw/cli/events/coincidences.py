@@ -13,7 +13,7 @@ import typer
 from numpy.typing import NDArray
 
 from qkdhw.bench.ordered import OrderedEvents
-from qkdhw.cli.console import JsonOption, print_json
+from qkdhw.cli.console import JsonOption, out, print_json
 from qkdhw.cli.events.figures import ForceOption
 from qkdhw.cli.events.options import (
     REMEDY_TICKS,
@@ -127,3 +127,7 @@ def _print_coincidences(
         print_json({n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in facts.items()})
         return
     print_facts(facts)
+    for channel, n in zip(channels, counted.n_singles, strict=True):
+        if not n:
+            said = f"channel {channel} has no photons: `qkdhw events info` says which channels have"
+            out.print(said, highlight=False, soft_wrap=True)

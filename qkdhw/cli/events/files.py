@@ -201,6 +201,8 @@ def _rows(report: EventReport) -> Iterator[tuple[str, str]]:
     yield "duration", f"{report.duration_s:.9g} s"
     yield "rate", f"{report.rate_hz:,.1f} photons/s"
     yield "steps back in time", f"{report.backward_steps:,} ({report.backward_steps_with_dummies:,} with dummies)"
+    if report.backward_steps_with_dummies and report.fine_tick_ps is None:
+        yield "largest step back", _exact(report.largest_step_back_ticks * report.tick_ps)
     yield "repeated events", f"{report.repeated_events:,}"
 
 

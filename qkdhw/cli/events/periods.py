@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,11 +12,13 @@ import typer
 from numpy.typing import NDArray
 from rich.table import Table
 
+from qkdhw.bench.ordered import OrderedEvents
 from qkdhw.cli.console import JsonOption, out, print_json
 from qkdhw.cli.events.figures import COLOURS, ForceOption, PlotOption, ShowOption, check_figure, figure
 from qkdhw.cli.events.options import (
     FileArgument,
     FormatOption,
+    OrderingOption,
     TolerantOption,
     channel_list,
     picoseconds,
@@ -36,6 +39,7 @@ def histogram(
     ] = None,
     bins: Annotated[int, typer.Option("--bins", min=1, max=1 << 20, help="Bins of a period.")] = 256,
     channels: Annotated[str | None, typer.Option("--channels", help="Channels such as 1,2; all if not given.")] = None,
+    ordering_ps: OrderingOption = Fraction(0),
     format_name: FormatOption = None,
     tolerant: TolerantOption = False,
     plot: PlotOption = None,
@@ -53,7 +57,7 @@ def histogram(
         raise ConfigurationError(
             f"{file} is a start-stop (T3) measurement: its times count syncs", remedy="Leave out --period."
         )
-    counts, width_ps = _arrivals(source, period_ps, bins, wanted)
+    counts, width_ps = _arrivals(source, period_ps, bins, wanted, ordering_ps)
     if not counts:
         raise ConfigurationError(f"{file} has no photons on these channels", remedy="See `qkdhw events info`.")
     if plot or show:
@@ -78,7 +82,7 @@ def histogram(
 
 
 def _arrivals(
-    source: EventFile, period_ps: Fraction | None, bins: int, channels: Sequence[int]
+    source: EventFile, period_ps: Fraction | None, bins: int, channels: Sequence[int], ordering_ps: Fraction
 ) -> tuple[dict[int, NDArray[np.int64]], float]:
     """Return counts by channel, and the width of a bin in picoseconds."""
     found: dict[int, Any] = {}
@@ -89,8 +93,9 @@ def _arrivals(
         longest = max((len(counts) for counts in by_channel.values()), default=0)
         padded = {c: np.pad(counts, (0, longest - len(counts))) for c, counts in sorted(by_channel.items())}
         return padded, float(source.fine_tick_ps or 0)
+    follow = partial(with_progress, what="reading")
     try:
-        for block in with_progress(source, "reading"):
+        for block in OrderedEvents([source], ordering_window_ps=ordering_ps, follow=follow):
             for channel in set(np.unique(block.channel[block.kind == EventKind.PHOTON]).tolist()) & set(channels):
                 if channel not in found:
                     found[channel] = ArrivalHistogram(
