@@ -220,6 +220,82 @@ cdef int64_t padding(const uint8_t[::1] message, int64_t bit, int64_t end) excep
     return (bit + 7) >> 3 if bit + 8 <= end else -1
 
 
+cdef inline bint read_detection(
+    const uint8_t[::1] message, int64_t* bit, int64_t end, int k, uint64_t* gap, uint8_t* basis
+) except -1 nogil:
+    """Read a gap and a basis and go on by them; return whether they are coded as they must be."""
+    cdef uint64_t word
+    cdef int q
+    if bit[0] >= end:
+        return False
+    word = bits_at(&message[bit[0] >> 3], bit[0] & 7)
+    q = trailing_zeros(word | <uint64_t>1 << ESCAPE)
+    if q < ESCAPE:
+        word >>= q + 1
+        gap[0] = (<uint64_t>q << k) + (word & ((<uint64_t>1 << k) - 1))
+        bit[0] += q + 2 + k
+        basis[0] = (word >> k) & 1
+        return True
+    gap[0] = (word >> ESCAPE) & 0x7FFFFFFF
+    bit[0] += ESCAPE + 31
+    if bit[0] + 32 > end:
+        return False
+    word = bits_at(&message[bit[0] >> 3], bit[0] & 7)
+    gap[0] |= (word & 0x7FFFFFFF) << 31
+    bit[0] += 32
+    basis[0] = (word >> 31) & 1
+    return gap[0] >> k >= ESCAPE
+
+
+def read_times(
+    const uint8_t[::1] message not None, int64_t bit, int64_t first, int64_t limit, int64_t[::1] time not None
+):
+    """Read the times of an announcement alone, as `sift_announced` would.
+
+    Args:
+        message: With 8 bytes more than was received.
+        bit: Where its detections begin.
+        first: Time from which the first gap counts.
+        limit: Largest time.
+        time: Output, as long as it has detections.
+
+    Returns:
+        -1, or the offset of the byte that is wrong.
+
+    Raises:
+        ValueError: The message is shorter than that, or `bit` is not in it.
+    """
+    if message.shape[0] < 8 or not 0 <= bit <= 8 * (message.shape[0] - 8):
+        raise ValueError("message: give 8 bytes more, and a bit in it")
+    cdef int64_t wrong
+    with nogil:
+        wrong = read_all(message, bit, 8 * (message.shape[0] - 8), first, limit, time)
+    return wrong
+
+
+cdef int64_t read_all(
+    const uint8_t[::1] message, int64_t bit, int64_t end, int64_t unit, int64_t limit, int64_t[::1] time
+) except -2 nogil:
+    cdef int64_t i, begin, n = time.shape[0]
+    cdef uint64_t gap = 0
+    cdef uint8_t basis = 0
+    cdef int k = 0
+    for i in range(n):
+        if i % BLOCK == 0:
+            if bit + 5 >= end:
+                return bit >> 3
+            k = <int>(bits_at(&message[bit >> 3], bit & 7) & 31)
+            bit += 5
+        begin = bit
+        if not read_detection(message, &bit, end, k, &gap, &basis):
+            return begin >> 3
+        unit += <int64_t>gap
+        if bit > end or unit > limit:
+            return begin >> 3
+        time[i] = unit
+    return padding(message, bit, end)
+
+
 cdef int64_t decode_block(
     const uint8_t[::1] message, int64_t n_detections, int64_t limit, int64_t end, Rule* rule, int64_t[::1] state,
     int64_t[::1] block_time, uint8_t[::1] block_basis,
@@ -228,36 +304,17 @@ cdef int64_t decode_block(
     cdef int64_t rate_q48 = rule.rate_q48 + state[DRIFT_Q48]
     cdef int128 origin = rule.offset * (<int128>1 << 48) + state[SERVO_Q32] * (<int128>1 << 16) + (rule.rate_q48 >> 1)
     cdef int64_t n = min(n_detections - state[DECODED], BLOCK), i, unit = state[UNIT], bit = state[BIT], begin = bit
-    cdef uint64_t word, gap, mask
-    cdef int k, q
+    cdef uint64_t gap = 0
+    cdef int k
     origin -= <int128>state[REFERENCE] * state[DRIFT_Q48]
     if bit + 5 >= end:
         return bit >> 3
     k = <int>(bits_at(&message[bit >> 3], bit & 7) & 31)
-    mask = (<uint64_t>1 << k) - 1
     bit += 5
     for i in range(n):
-        if bit >= end:
-            return bit >> 3
-        word = bits_at(&message[bit >> 3], bit & 7)
-        q = trailing_zeros(word | <uint64_t>1 << ESCAPE)
         begin = bit
-        if q < ESCAPE:
-            word >>= q + 1
-            gap = (<uint64_t>q << k) + (word & mask)
-            bit += q + 2 + k
-            block_basis[i] = (word >> k) & 1
-        else:
-            gap = (word >> ESCAPE) & 0x7FFFFFFF
-            bit += ESCAPE + 31
-            if bit + 32 > end:
-                return begin >> 3
-            word = bits_at(&message[bit >> 3], bit & 7)
-            gap |= (word & 0x7FFFFFFF) << 31
-            bit += 32
-            block_basis[i] = (word >> 31) & 1
-            if gap >> k < ESCAPE:
-                return begin >> 3
+        if not read_detection(message, &bit, end, k, &gap, &block_basis[i]):
+            return begin >> 3
         unit += <int64_t>gap
         if bit > end or unit > limit:
             return begin >> 3

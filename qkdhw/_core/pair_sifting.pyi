@@ -26,3 +26,10 @@ def sift_announced(
     test_bits: NDArray[np.uint8],  # (>= n_detections,) out
     counts: NDArray[np.int64],  # (4,) in and out
 ) -> int: ...
+def read_times(
+    message: NDArray[np.uint8],  # (m + 8,)
+    bit: int,
+    first: int,
+    limit: int,
+    time: NDArray[np.int64],  # (n,) out
+) -> int: ...  # -1, or the byte that is wrong

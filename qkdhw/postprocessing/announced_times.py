@@ -17,12 +17,7 @@ from qkdhw.postprocessing.pair_sifting import MAX_DETECTIONS, PairAnswer, PairCo
 _ANNOUNCEMENT = struct.Struct("<4sIIq")
 _UNPLACED = struct.Struct("<4sI")
 _UNPLACED_MAGIC = b"QPL\x01"
-_BLOCK = 1024
 _LIMIT = 1 << 60
-# The kernel that sifts reads times in blocks; own events that all lie before them let it match none.
-_BIT, _UNIT, _BLOCK_SIZE, _RESOLVED, _STATE_SIZE = 5, 6, 8, 9, 15
-_NO_EVENT = np.full(1, -(1 << 61)), np.zeros(1, np.uint8)
-_RULE = (1 << 48, 0, 0, 1, 1, 0)  # one tick a unit, no offset, no servo
 
 
 def announced_times(message: bytes) -> tuple[int, NDArray[np.int64]]:
@@ -47,24 +42,13 @@ def announced_times(message: bytes) -> tuple[int, NDArray[np.int64]]:
         raise _bad(8, f"its bytes do not hold {n} detections")
     if not -_LIMIT <= first <= _LIMIT:
         raise _bad(12, f"its first time {first} is out of range")
-    data = np.frombuffer(message + bytes(8), np.uint8)
-    state = np.zeros(_STATE_SIZE, np.int64)
-    state[_BIT], state[_UNIT] = 8 * _ANNOUNCEMENT.size, first
-    block = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.uint8)
-    kept, bits, counts = np.empty(n, np.int64), np.empty((2, n), np.uint8), np.zeros(4, np.int64)
-    units, begin = np.empty(n, np.int64), 0
-    while True:
-        done = kernels.sift_announced(
-            data, n, _LIMIT, *_NO_EVENT, *_RULE, state, *block, kept, bits[0], bits[1], counts
-        )
-        if done < 0:
-            raise _bad(-1 - done, "a detection is out of range, badly coded or followed by more")
-        if done == 1:
-            return sequence, units
-        size = int(state[_BLOCK_SIZE])
-        units[begin : begin + size] = block[0][:size]
-        begin += size
-        state[_RESOLVED] = size
+    units = np.empty(n, np.int64)
+    wrong = kernels.read_times(
+        np.frombuffer(message + bytes(8), np.uint8), 8 * _ANNOUNCEMENT.size, first, _LIMIT, units
+    )
+    if wrong >= 0:
+        raise _bad(wrong, "a detection is out of range, badly coded or followed by more")
+    return sequence, units
 
 
 def no_pairs(sequence: int) -> SiftedPairs:

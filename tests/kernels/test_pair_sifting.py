@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from oracle_pair_sifting import PairOracle, encode_gaps
 
 from pair_source import entangled_source, error_rate
-from qkdhw._core.pair_sifting import check_events, sift_announced
+from qkdhw._core.pair_sifting import check_events, read_times, sift_announced
 from qkdhw.errors import PeerProtocolError
+from qkdhw.postprocessing.announced_times import announced_times
 from qkdhw.postprocessing.pair_sifting import AnnouncedClock, PairAnnouncer, PairSifter
 
 CLOCK = AnnouncedClock(1_234_567, Fraction(1))
@@ -227,8 +228,12 @@ def test_hostile_announcements_are_refused_and_forgotten(source, data):
         refusal = str(error)
     else:
         assert all(0 <= i < answer.counts.announced for i in answer.sifted.kept)
+        assert len(announced_times(bytes(message))[1]) == answer.counts.announced
         return
     assert "byte " in refusal
+    with pytest.raises(PeerProtocolError) as read:
+        announced_times(bytes(message))
+    assert str(read.value) == refusal
     assert sifter.servo_ticks == 0
     assert list(sifter.answers()) == []
 
@@ -298,9 +303,26 @@ def test_bad_headers_are_refused_at_once(message, place):
 def test_the_first_wrong_byte_of_an_announcement_is_named(n, first, body, place):
     sifter = PairSifter(CLOCK, **WIDTHS)
     sifter.close()
-    sifter.add_announcement(struct.pack("<4sIIq", b"QPA\x01", 0, n, first) + body)
+    message = struct.pack("<4sIIq", b"QPA\x01", 0, n, first) + body
+    sifter.add_announcement(message)
     with pytest.raises(PeerProtocolError, match=f"byte {place}:"):
         list(sifter.answers())
+    with pytest.raises(PeerProtocolError, match=f"byte {place}:"):
+        announced_times(message)
+
+
+@given(st.integers(0, 7).map(lambda n: 341 * n), st.integers(0, 40), st.integers(-(2**59), 2**59))
+def test_the_times_of_an_announcement_are_those_that_were_announced(n, bits, first):
+    rng = np.random.default_rng(n + bits)
+    times = first + np.cumsum(rng.integers(0, 1 << bits, n))
+    message = PairAnnouncer().announce(times, rng.integers(0, 4, n, dtype=np.uint8))
+    assert announced_times(message)[1].tolist() == times.tolist()
+
+
+def test_a_place_outside_a_message_is_refused():
+    for size, bit in ((7, 0), (8, 1), (9, 9), (9, -1)):
+        with pytest.raises(ValueError, match="8 bytes more"):
+            read_times(np.zeros(size, np.uint8), bit, 0, 100, np.zeros(1, np.int64))
 
 
 def test_announcements_may_be_lost_but_not_repeated_nor_flood(source):
