@@ -20,7 +20,13 @@ from qkdhw.postprocessing.sifting import N_INTENSITIES
 
 READ_PULSES = 1 << 20
 MEANINGS = 8  # basis and intensity of a record byte: record >> 1
-_COLUMNS = ("pulse", "intensity", "basis", "bit")
+# Columns of a record file, the largest value that each may have, and what is made of it.
+_COLUMNS = {
+    "pulse": ((1 << 62) - 1, np.int64),
+    "intensity": (255, np.uint8),
+    "basis": (2, np.uint8),
+    "bit": (1, np.uint8),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +186,29 @@ def read_record_file(path: Path | str) -> Iterator[PreparationBlock | Preparatio
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(READ_PULSES, columns=list(_COLUMNS)):
-                pulse, *rest = (batch.column(name).to_numpy(zero_copy_only=False) for name in _COLUMNS)
-                if len(pulse):
-                    yield _rows(Path(path), pulse.astype(np.int64), *rest)
+                rows = _rows(Path(path), *(_whole_numbers(path, batch.column(name), name) for name in _COLUMNS))
+                if len(rows.record):
+                    yield rows
     except (OSError, KeyError, pyarrow.ArrowException) as error:
         raise EventError(
             f"{path} is no sender's record: {error}", remedy=f"a Parquet file with columns {', '.join(_COLUMNS)}"
         ) from error
+
+
+def _whole_numbers(path: Path | str, column: Any, name: str) -> NDArray[Any]:
+    """Return a column of whole numbers in the range that it may have."""
+    numbers = column.to_numpy(zero_copy_only=False)
+    if column.null_count or numbers.dtype.kind not in "iu":
+        raise EventError(
+            f"{path}: column {name} is of type {column.type} with {column.null_count} empty places",
+            remedy="give whole numbers in every row",
+        )
+    most, kind = _COLUMNS[name]
+    if len(numbers) and not (int(numbers.min()) >= 0 and int(numbers.max()) <= most):
+        raise EventError(
+            f"{path}: {name} is {numbers.min()} to {numbers.max()} in some rows", remedy=f"it must be 0 to {most}"
+        )
+    return numbers.astype(kind, copy=False)
 
 
 def _rows(
@@ -198,12 +220,12 @@ def _rows(
 ) -> PreparationBlock | PreparationRows:
     if (np.diff(pulse) <= 0).any():
         raise EventError(f"{path}: pulses are not in order", remedy="sort the record by pulse")
-    if int(intensity.max()) >= N_INTENSITIES:
+    if len(intensity) and int(intensity.max()) >= N_INTENSITIES:
         raise ConfigurationError(f"{path} has more than {N_INTENSITIES} intensities", remedy="the proofs take three")
-    record = (bit & 1 | basis << 1 | intensity << 2).astype(np.uint8)
+    record = (bit | basis << 1 | intensity << 2).astype(np.uint8)
     two_bases = basis < 2
     if not two_bases.all():
         pulse, record = pulse[two_bases], record[two_bases]
-    elif int(pulse[-1]) - int(pulse[0]) == len(pulse) - 1:
+    elif len(pulse) and int(pulse[-1]) - int(pulse[0]) == len(pulse) - 1:
         return PreparationBlock(int(pulse[0]), record)
     return PreparationRows(pulse, record)
