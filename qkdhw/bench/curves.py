@@ -41,6 +41,7 @@ class EventCurves:
         self._first_ticks: int | None = None
         self._width_ticks = 1
         self._bins = 0
+        self._ticks = 0  # from the first event to behind the last
 
     def add(self, block: DetectionBlock) -> None:
         """Count the photons of a block."""
@@ -65,8 +66,14 @@ class EventCurves:
         return float(self._width_ticks * self.tick_ps / PS_PER_S)
 
     def rates_hz(self, channel: int) -> NDArray[np.float64]:
-        """Return the rate in each time bin, float64 (bins,); the last bin is cut short by the stream's end."""
-        rates: NDArray[np.float64] = self._counts[: self._bins, channel] / self.bin_s
+        """Return the rate in each time bin, float64 (bins,); a last bin that the stream's end cuts short is left out.
+
+        If there is no other, its rate is that of the time until the end.
+        """
+        whole = self._ticks // self._width_ticks
+        if not whole:
+            return self._counts[: self._bins, channel] / float(max(1, self._ticks) * self.tick_ps / PS_PER_S)
+        rates: NDArray[np.float64] = self._counts[:whole, channel] / self.bin_s
         return rates
 
     def intervals(self, channel: int) -> NDArray[np.int64]:
@@ -75,6 +82,7 @@ class EventCurves:
 
     def _count(self, since_ticks: NDArray[np.int64], channel: NDArray[np.uint8]) -> None:
         last = int(since_ticks.max())
+        self._ticks = max(self._ticks, last + 1)
         while last >= TIME_BINS * self._width_ticks:
             self._counts[: TIME_BINS // 2] = self._counts[::2] + self._counts[1::2]
             self._counts[TIME_BINS // 2 :] = 0

@@ -185,6 +185,18 @@ def second_order_correlation(histogram: DelayHistogram) -> SecondOrderCorrelatio
     )
 
 
+def even_bins(period_ticks: Fraction, most: int = 256) -> int:
+    """Choose how many bins a period has, so that each holds as many phases of whole ticks if that can be.
+
+    Args:
+        period_ticks: Exact period, in ticks.
+        most: Largest number of bins.
+    """
+    phases = max(1, period_ticks.numerator)
+    fair = [n for n in range(min(most, phases), 0, -1) if phases % n == 0]
+    return fair[0] if fair[0] >= min(phases, most // 4) else most
+
+
 class ArrivalHistogram:
     """Counts the photons of a channel by their arrival time within a period, exactly over any length of stream.
 
@@ -222,6 +234,19 @@ class ArrivalHistogram:
     def bin_width_ticks(self) -> Fraction:
         """Exact width of a bin, in ticks."""
         return self._period_ticks / len(self._counts)
+
+    @property
+    def even_counts(self) -> NDArray[np.float64]:
+        """Photons that each bin would have were all equally wide: float64 (n_bins,); NaN where no time can lie.
+
+        A time is a whole number of ticks, and some bins hold one phase of them more than others unless the width is a
+        whole number of phases; the bare counts then show steps that are not in the light.
+        """
+        phases, n_bins = self._period_ticks.numerator, len(self._counts)
+        edges = np.array([-(-k * phases // n_bins) for k in range(n_bins + 1)], np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            even: NDArray[np.float64] = self._counts * (phases / n_bins) / np.diff(edges)
+        return even
 
     def feed(self, block: DetectionBlock) -> None:
         """Count the next chunk.

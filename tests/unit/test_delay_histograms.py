@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkdhw.errors import EventError, NonMonotonicTimeError
-from qkdhw.events.delays import ArrivalHistogram, DelayHistogram, second_order_correlation
+from qkdhw.events.delays import ArrivalHistogram, DelayHistogram, even_bins, second_order_correlation
 from qkdhw.model import DetectionBlock
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
@@ -67,6 +67,23 @@ def test_any_cut_gives_the_phases_of_the_whole(stream, period, bins, origin):
     times = [t for t, c, kind in events if c == 2 and kind == 0]
     assert histogram.counts.tolist() == arrival_counts(times, origin, period, bins)
     assert histogram.bin_width_ticks * bins == period
+
+
+@given(st.fractions(1, 40, max_denominator=7), st.integers(1, 60), st.integers(-50, 50))
+def test_steady_light_is_flat_in_even_counts_whatever_the_bins(period, bins, origin):
+    histogram = ArrivalHistogram(1, tick_ps=PS, period_ticks=period, n_bins=bins, origin_ticks=origin)
+    histogram.feed(photons(np.arange(3 * period.numerator)))  # each phase three times as often as a period has ticks
+    even = histogram.even_counts
+    seen = np.isfinite(even)
+    np.testing.assert_allclose(even[seen], 3 * period.numerator / bins)
+    assert np.array_equal(seen, histogram.counts > 0)
+
+
+@pytest.mark.parametrize(
+    ("period", "bins"), [(1000, 250), (80, 80), (7, 7), (1009, 256), (Fraction(12513, 125), 129), (Fraction(1, 3), 1)]
+)
+def test_bins_are_chosen_that_hold_as_many_ticks_each(period, bins):
+    assert even_bins(Fraction(period)) == bins
 
 
 @pytest.mark.parametrize("stop", [1, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import partial
@@ -26,7 +27,7 @@ from qkdhw.cli.events.options import (
     with_progress,
 )
 from qkdhw.errors import ConfigurationError
-from qkdhw.events.delays import ArrivalHistogram
+from qkdhw.events.delays import ArrivalHistogram, even_bins
 from qkdhw.formats import EventFile, open_events
 from qkdhw.model import DetectionBlock, EventKind
 
@@ -37,7 +38,12 @@ def histogram(
         Fraction | None,
         typer.Option("--period", metavar="PS", parser=picoseconds, help="Period, exact: 12513, 12512.5 or 25025/2."),
     ] = None,
-    bins: Annotated[int, typer.Option("--bins", min=1, max=1 << 20, help="Bins of a period.")] = 256,
+    bins: Annotated[
+        int | None,
+        typer.Option(
+            "--bins", min=1, max=1 << 20, help="Bins of a period; if not given about 256 that hold as many ticks each."
+        ),
+    ] = None,
     channels: Annotated[str | None, typer.Option("--channels", help="Channels such as 1,2; all if not given.")] = None,
     ordering_ps: OrderingOption = Fraction(0),
     format_name: FormatOption = None,
@@ -57,34 +63,43 @@ def histogram(
         raise ConfigurationError(
             f"{file} is a start-stop (T3) measurement: its times count syncs", remedy="Leave out --period."
         )
-    counts, width_ps = _arrivals(source, period_ps, bins, wanted, ordering_ps)
+    counts, even, width_ps = _arrivals(source, period_ps, bins, wanted, ordering_ps)
     if not counts:
         raise ConfigurationError(f"{file} has no photons on these channels", remedy="See `qkdhw events info`.")
     if plot or show:
         with figure(plot, show=show) as drawn:
             axes = drawn.subplots()
-            for number, (channel, counted) in enumerate(counts.items()):
+            for number, (channel, counted) in enumerate(even.items()):
                 colour = COLOURS[number % len(COLOURS)]
                 axes.step(np.arange(len(counted)) * width_ps, counted, color=colour, label=f"channel {channel}")
             since = "since the sync" if period_ps is None else "in the period"
             axes.set(xlabel=f"time {since} / ps", ylabel=f"photons in {width_ps:g} ps", title=file.name)
             axes.legend()
     if as_json:
-        print_json({"bin_ps": width_ps, "counts": {c: counted.tolist() for c, counted in counts.items()}})
+        lists = {c: [n if math.isfinite(n) else None for n in per_bin.tolist()] for c, per_bin in even.items()}
+        print_json(
+            {"bin_ps": width_ps, "counts": {c: n.tolist() for c, n in counts.items()}, "counts_of_even_bins": lists}
+        )
         return
     table = Table("channel", "photons", "busiest bin / ps", "photons in it", "in the median bin")
     for channel, counted in counts.items():
-        best = int(np.argmax(counted))
-        cells = (channel, f"{counted.sum():,}", f"{best * width_ps:,.1f}", f"{counted[best]:,}", np.median(counted))
+        best = int(np.nanargmax(even[channel]))
+        cells = (
+            channel,
+            f"{counted.sum():,}",
+            f"{best * width_ps:,.1f}",
+            f"{counted[best]:,}",
+            f"{np.nanmedian(even[channel]):g}",
+        )
         table.add_row(*map(str, cells))
     out.print(table)
     say_written(plot)
 
 
 def _arrivals(
-    source: EventFile, period_ps: Fraction | None, bins: int, channels: Sequence[int], ordering_ps: Fraction
-) -> tuple[dict[int, NDArray[np.int64]], float]:
-    """Return counts by channel, and the width of a bin in picoseconds."""
+    source: EventFile, period_ps: Fraction | None, bins: int | None, channels: Sequence[int], ordering_ps: Fraction
+) -> tuple[dict[int, NDArray[np.int64]], dict[int, NDArray[np.float64]], float]:
+    """Return counts by channel, the same as if all bins held as many ticks, and the width of a bin in picoseconds."""
     found: dict[int, Any] = {}
     if period_ps is None:
         by_channel: dict[int, NDArray[np.int64]] = {}
@@ -92,7 +107,8 @@ def _arrivals(
             _add_fine_times(block, by_channel, channels)
         longest = max((len(counts) for counts in by_channel.values()), default=0)
         padded = {c: np.pad(counts, (0, longest - len(counts))) for c, counts in sorted(by_channel.items())}
-        return padded, float(source.fine_tick_ps or 0)
+        return padded, {c: n.astype(np.float64) for c, n in padded.items()}, float(source.fine_tick_ps or 0)
+    bins = even_bins(period_ps / source.tick_ps) if bins is None else bins
     follow = partial(with_progress, what="reading")
     try:
         for block in OrderedEvents([source], ordering_window_ps=ordering_ps, follow=follow):
@@ -104,7 +120,8 @@ def _arrivals(
                 found[channel].feed(block)
     except ValueError as error:
         raise ConfigurationError(str(error), remedy="A period is a tick at least.") from error
-    return {c: found[c].counts for c in sorted(found)}, float(period_ps / bins)
+    counts = {c: found[c].counts for c in sorted(found)}
+    return counts, {c: found[c].even_counts for c in counts}, float(period_ps / bins)
 
 
 def _add_fine_times(block: DetectionBlock, counts: dict[int, NDArray[np.int64]], channels: Sequence[int]) -> None:
