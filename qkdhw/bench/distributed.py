@@ -11,13 +11,15 @@ them; between machines use a scheduler address of tls:// with certificates that 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from qkdhw.bench.clocks import qber_facts
 from qkdhw.bench.file_jobs import FileJob, FileResult, ProcessOptions, check_jobs, run_file_job, write_json
 from qkdhw.errors import ConfigurationError, TransportError
 
@@ -31,12 +33,14 @@ class ProcessProgress:
     Attributes:
         files: Files done.
         of_files: Files all in all.
-        events: Events in those that are done.
+        events: Events in those that are done, and those read of the one that is not, if it is read here.
+        part: How much of that one is read, 0 to 1; 0 if unknown.
     """
 
     files: int
     of_files: int
     events: int
+    part: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,8 @@ class ProcessReport:
 
     Attributes:
         results: One for each file, in the order given.
-        totals: files, failed, events; with sifting kept and errors (by basis, and intensity with records).
+        totals: files, failed, events; with sifting kept and errors (by basis, and intensity with records), qber and
+            qber_error by basis.
     """
 
     results: tuple[FileResult, ...]
@@ -63,6 +68,7 @@ def process_files(
     out: Path | str | None = None,
     scheduler: str | None = None,
     on_progress: Callable[[ProcessProgress], None] = lambda _: None,
+    on_read: Callable[[ProcessProgress], None] = lambda _: None,
     timeout_s: float = 10.0,
 ) -> ProcessReport:
     """Process event files, one task a file.
@@ -77,6 +83,7 @@ def process_files(
         out: Folder for what comes out; new or empty.
         scheduler: Address of a Dask scheduler, such as tls://10.0.0.1:8786; None: in this process, one by one.
         on_progress: Called after each file.
+        on_read: Called, from any thread, while a file is read in this process.
         timeout_s: Longest wait for the scheduler.
 
     Returns:
@@ -98,9 +105,19 @@ def process_files(
     paths = tuple(_absolute(path) for path in files)
     folder = None if out is None else _absolute(out)
     check_jobs(paths, options, folder)
-    jobs = [FileJob(number, path, options, folder) for number, path in enumerate(paths)]
+    names = Counter(path.name for path in paths)
+    jobs = [
+        FileJob(number, path, options, folder, str(given) if names[path.name] > 1 else "")
+        for number, (path, given) in enumerate(zip(paths, files, strict=True))
+    ]
     results: dict[int, FileResult] = {}
-    for result in map(run_file_job, jobs) if scheduler is None else _on_cluster(jobs, scheduler, timeout_s):
+
+    def show(events: int, part: float | None) -> None:
+        done = list(results.values())
+        on_read(ProcessProgress(len(done), len(jobs), sum(r.events for r in done) + events, part or 0.0))
+
+    here = (run_file_job(job, show) for job in jobs)
+    for result in here if scheduler is None else _on_cluster(jobs, scheduler, timeout_s):
         results[result.number] = result
         on_progress(ProcessProgress(len(results), len(jobs), sum(r.events for r in results.values())))
     report = _report(tuple(results[job.number] for job in jobs))
@@ -125,7 +142,7 @@ def _on_cluster(jobs: list[FileJob], scheduler: str, timeout_s: float) -> Iterat
                 yield future.result(timeout=timeout_s)
             except distributed.KilledWorker:
                 reason = "the workers that took this file died, one after the other"
-                yield FileResult(job.number, job.path.name, error=f"TransportError: {reason}")
+                yield FileResult(job.number, job.name, error=f"TransportError: {reason}")
 
 
 @contextmanager
@@ -157,11 +174,17 @@ def _report(results: tuple[FileResult, ...]) -> ProcessReport:
         found = [result.facts[name] for result in results if name in result.facts]
         if found:
             totals[name] = _sum(found)
+    if "kept" in totals:
+        totals |= qber_facts(_over_intensities(totals["kept"]), _over_intensities(totals["errors"]))
     return ProcessReport(results, totals)
 
 
 def _sum(found: list[Any]) -> Any:
-    """Add numbers, or lists of them place by place."""
-    if isinstance(found[0], list):
-        return [_sum(list(each)) for each in zip(*found, strict=True)]
+    """Add numbers, or mappings of them name by name."""
+    if isinstance(found[0], Mapping):
+        return {name: _sum([each[name] for each in found]) for name in found[0]}
     return sum(found)
+
+
+def _over_intensities(counts: Mapping[str, Any]) -> dict[str, int]:
+    return {basis: sum(n.values()) if isinstance(n, Mapping) else n for basis, n in counts.items()}

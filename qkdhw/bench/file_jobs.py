@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -14,11 +14,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from qkdhw.bench.clocks import FoundClock, OffsetGuess, guess_offset, qber_facts, watched
 from qkdhw.bench.pipeline import RecordReader, SeededBytes, SiftedBits, sift_files, sift_pairs
-from qkdhw.errors import ConfigurationError, EventError, QkdhwError
+from qkdhw.errors import ClockAlignmentError, ConfigurationError, EventError, QkdhwError
 from qkdhw.events.wiring import FOUR_DETECTORS, Wiring
-from qkdhw.formats import open_events, report_events
+from qkdhw.formats import EventFile, open_events, report_events
 from qkdhw.formats.atomic import write_whole_file
+from qkdhw.model import Basis
 from qkdhw.postprocessing.pair_sifting import SiftedPairs
 
 BITS = ("receiver.key", "receiver.test", "sender.key", "sender.test")
@@ -43,7 +45,8 @@ class ProcessOptions:
         sync_pulses: Pulses at the start used for clock alignment, with records.
         wiring: Which input is which detector, at both sites.
         align_s: How much of a file's beginning is searched for the clock, with partners.
-        max_offset_s: Largest difference of two sites' clocks, with partners.
+        offset_s: About how much later the partner's clock reads, with partners; None if nobody knows.
+        max_offset_s: How far from that the difference of two sites' clocks may lie, with partners.
         max_ppm: Largest relative difference of the two clocks, parts per million.
         tolerant: Skip what is invalid in files, and count it.
         format_name: Format of all event files, with options if need be; None finds each from its content.
@@ -63,6 +66,7 @@ class ProcessOptions:
     sync_pulses: int = 1 << 20
     wiring: Wiring = FOUR_DETECTORS
     align_s: float = 2.0
+    offset_s: Fraction | None = None
     max_offset_s: float = 0.1
     max_ppm: float = 20.0
     tolerant: bool = False
@@ -89,12 +93,19 @@ class FileJob:
         path: The event file.
         options: What to do; records and partners are of all files.
         out: Folder for what comes out, or None.
+        shown: What it is called in the result; the file's name if empty.
     """
 
     number: int
     path: Path
     options: ProcessOptions
     out: Path | None
+    shown: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the file is called in its result."""
+        return self.shown or self.path.name
 
     @property
     def stem(self) -> str:
@@ -108,11 +119,12 @@ class FileResult:
 
     Attributes:
         number: Which file it is, from 0.
-        name: Its name.
+        name: Its name, or its path as it was given if another file has the same name.
         events: Events read.
         facts: What was found, JSON-able; the same however it was computed.
         outputs: Names of the files written.
-        error: Why it failed, or "".
+        error: Why it failed, kind of error first, or "".
+        remedy: What to do about it, or "".
     """
 
     number: int
@@ -121,6 +133,7 @@ class FileResult:
     facts: Mapping[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     error: str = ""
+    remedy: str = ""
 
 
 class _BitFile:
@@ -141,36 +154,67 @@ class _BitFile:
         self._file.write(np.packbits(self._rest, bitorder="little").tobytes())
 
 
-def run_file_job(job: FileJob) -> FileResult:
+class _Reading:
+    """How far the event files of a job are read, told to whoever looks on."""
+
+    def __init__(self, job: FileJob, on_read: Callable[[int, float | None], None]) -> None:
+        options = job.options
+        self._on_read, self._format, self._tolerant = on_read, options.format_name, options.tolerant
+        self._events: dict[Path, int] = {}
+        self._records: dict[Path, int] = {}
+        self._expected: dict[Path, int | None] = {}
+
+    def open(self, path: Path) -> EventFile:
+        """Open a file, to be read once."""
+        file = open_events(path, self._format, tolerant=self._tolerant)
+        self._expected[path] = file.records_expected
+        return watched(file, self._count)
+
+    def _count(self, path: Path, events: int, records: int) -> None:
+        self._events[path], self._records[path] = events, records
+        known = [n for n in self._expected.values() if n]
+        whole = sum(known) if len(known) == len(self._expected) else 0
+        self._on_read(sum(self._events.values()), min(1.0, sum(self._records.values()) / whole) if whole else None)
+
+
+def _unseen(_events: int, _part: float | None) -> None:
+    """Show nothing."""
+
+
+def run_file_job(job: FileJob, on_read: Callable[[int, float | None], None] = _unseen) -> FileResult:
     """Do one file's work; running it again gives the same, byte by byte.
 
     An error of the file is in the result and not raised: the other files go on.
+
+    Args:
+        job: What to do.
+        on_read: Called, from any thread, with the events read so far and which part of all that is, None if unknown.
     """
     try:
-        return _run(job)
+        return _run(job, _Reading(job, on_read))
     except QkdhwError as error:
-        remedy = f" ({error.remedy})" if error.remedy else ""
-        return FileResult(job.number, job.path.name, error=f"{type(error).__name__}: {error}{remedy}")
+        return FileResult(job.number, job.name, error=f"{type(error).__name__}: {error}", remedy=error.remedy)
     except (ValueError, OverflowError) as error:  # what is asked for is out of range for the ticks of this file
-        return FileResult(job.number, job.path.name, error=f"ConfigurationError: {error}")
+        return FileResult(job.number, job.name, error=f"ConfigurationError: {error}")
 
 
-def _run(job: FileJob) -> FileResult:
+def _run(job: FileJob, reading: _Reading) -> FileResult:
     options = job.options
     if not (options.records or options.partners):
-        facts = _counted(job)
+        facts = _counted(job, reading)
         outputs: tuple[str, ...] = ()
     else:
         with ExitStack() as stack:
             files = _bit_files(job, stack)
-            facts = _sifted(job, files) if options.records else _sifted_pairs(job, files)
+            sift = _sifted if options.records else _sifted_pairs
+            facts = sift(job, files, reading)
             for file in files.values():
                 file.end()
         outputs = tuple(f"{job.stem}.{name}" for name in files)
     if job.out is not None:
         outputs = (*outputs, f"{job.stem}.json")
-        write_json(job.out / outputs[-1], {"file": job.path.name, **facts})
-    return FileResult(job.number, job.path.name, int(facts["events"]), facts, outputs)
+        write_json(job.out / outputs[-1], {"file": job.name, **facts})
+    return FileResult(job.number, job.name, int(facts["events"]), facts, outputs)
 
 
 def write_json(path: Path, facts: Mapping[str, Any]) -> None:
@@ -189,8 +233,8 @@ def _bit_files(job: FileJob, stack: ExitStack) -> dict[str, _BitFile]:
     return {name: _BitFile(stack.enter_context(write_whole_file(job.out / f"{job.stem}.{name}"))) for name in BITS}
 
 
-def _counted(job: FileJob) -> dict[str, Any]:
-    report = report_events(open_events(job.path, job.options.format_name, tolerant=job.options.tolerant))
+def _counted(job: FileJob, reading: _Reading) -> dict[str, Any]:
+    report = report_events(reading.open(job.path))
     return {
         "events": report.events,
         "kinds": dict(report.kinds),
@@ -202,7 +246,7 @@ def _counted(job: FileJob) -> dict[str, Any]:
     }
 
 
-def _sifted(job: FileJob, files: Mapping[str, _BitFile]) -> dict[str, Any]:
+def _sifted(job: FileJob, files: Mapping[str, _BitFile], reading: _Reading) -> dict[str, Any]:
     options = job.options
 
     def keep(receiver: SiftedBits, sender: SiftedBits) -> None:
@@ -213,7 +257,7 @@ def _sifted(job: FileJob, files: Mapping[str, _BitFile]) -> dict[str, Any]:
     with ExitStack() as stack:
         measured = stack.enter_context(RecordReader(options.bases[job.number])) if options.bases else None
         report = sift_files(
-            open_events(job.path, options.format_name, tolerant=options.tolerant),
+            reading.open(job.path),
             options.records[job.number],
             period_ps=options.period_ps,
             window_ps=options.window_ps,
@@ -227,15 +271,18 @@ def _sifted(job: FileJob, files: Mapping[str, _BitFile]) -> dict[str, Any]:
         )
     return {
         "events": report.receiver.n_events,
-        "kept": report.kept.tolist(),
-        "errors": report.errors.tolist(),
-        "sent": None if report.sent is None else report.sent.tolist(),
+        "kept": _by_intensity(report.kept),
+        "errors": _by_intensity(report.errors),
+        "sent": None if report.sent is None else _by_intensity(report.sent),
+        **qber_facts(_by_basis(report.kept.sum(axis=1)), _by_basis(report.errors.sum(axis=1))),
+        "window_ps": float(options.window_ps),
+        "period_ps": float(options.period_ps),
         "receiver": _without_timing(report.receiver.as_dict()),
         "sender": asdict(report.sender),
     }
 
 
-def _sifted_pairs(job: FileJob, files: Mapping[str, _BitFile]) -> dict[str, Any]:
+def _sifted_pairs(job: FileJob, files: Mapping[str, _BitFile], reading: _Reading) -> dict[str, Any]:
     options = job.options
 
     def keep(announcer: SiftedPairs, sifter: SiftedPairs) -> None:
@@ -243,25 +290,55 @@ def _sifted_pairs(job: FileJob, files: Mapping[str, _BitFile]) -> dict[str, Any]
             files[f"{site}.key"].write(bits.key_bits, bits.n_key, high_first=True)
             files[f"{site}.test"].write(bits.test_bits, bits.n_test, high_first=True)
 
-    report = sift_pairs(
-        open_events(job.path, options.format_name, tolerant=options.tolerant),
-        open_events(options.partners[job.number], options.format_name, tolerant=options.tolerant),
-        window_ps=options.window_ps,
-        announcer_wiring=options.wiring,
-        sifter_wiring=options.wiring,
-        align_s=options.align_s,
-        max_offset_s=options.max_offset_s,
-        max_ppm=options.max_ppm,
-        random_bytes=_random_bytes(job, "pairs"),
-        on_sifted=keep,
+    a, b = reading.open(job.path), reading.open(options.partners[job.number])
+    guess = guess_offset(
+        a, b, offset_s=options.offset_s, max_offset_s=options.max_offset_s, seconds=float(options.align_s)
     )
+    try:
+        report = sift_pairs(
+            a,
+            b,
+            window_ps=options.window_ps,
+            announcer_wiring=options.wiring,
+            sifter_wiring=options.wiring,
+            align_s=_searched_s(options, guess),
+            offset_s=guess.offset_s,
+            max_offset_s=guess.max_offset_s,
+            max_ppm=options.max_ppm,
+            random_bytes=_random_bytes(job, "pairs"),
+            on_sifted=keep,
+        )
+    except ClockAlignmentError as error:
+        raise guess.explained(error) from error
+    found = FoundClock.of(report.alignment, guess, a.tick_ps, b.tick_ps)
+    kept, errors = _by_basis(report.kept), _by_basis(report.errors)
     return {
         "events": report.announcer.n_events + report.sifter.n_events,
-        "kept": report.kept.tolist(),
-        "errors": report.errors.tolist(),
+        "kept": kept,
+        "errors": errors,
+        **qber_facts(kept, errors),
+        "window_ps": float(options.window_ps),
+        "alignment": found.as_dict(),
         "accidentals": report.accidentals,
         "announcer": _without_timing(asdict(report.announcer)),
         "sifter": _without_timing(asdict(report.sifter)),
+    }
+
+
+def _searched_s(options: ProcessOptions, guess: OffsetGuess) -> Fraction:
+    """Return how much of the first file is searched: so much of what the second has too, if a guess says where."""
+    late_s = guess.late_s if guess.source == "given" else Fraction(0)
+    return Fraction(options.align_s) + max(Fraction(0), late_s)
+
+
+def _by_basis(counts: NDArray[np.int64]) -> dict[str, int]:
+    return {basis.name.lower(): int(counts[basis]) for basis in Basis}
+
+
+def _by_intensity(counts: NDArray[np.int64]) -> dict[str, dict[str, int]]:
+    """Name counts by basis and intensity; intensity 0 is the brightest."""
+    return {
+        basis.name.lower(): {f"intensity_{number}": int(n) for number, n in enumerate(counts[basis])} for basis in Basis
     }
 
 

@@ -105,12 +105,16 @@ def test_both_sites_bits_are_in_the_files(alone):
     report, files = alone
     assert report.totals["failed"] == 0
     for result in report.results:
-        n_key = int(np.sum(result.facts["kept"][0]))
+        n_key = int(sum(result.facts["kept"]["key"].values()))
         ours, theirs = (files[f"{result.number:04d}-bob.{site}.key"] for site in ("receiver", "sender"))
         assert len(ours) == len(theirs) == -(-n_key // 8)
         differ = np.unpackbits(np.frombuffer(ours, np.uint8) ^ np.frombuffer(theirs, np.uint8)).sum()
-        assert differ == np.sum(result.facts["errors"][0]) < 0.02 * n_key
-    assert report.totals["kept"] == np.sum([r.facts["kept"] for r in report.results], axis=0).tolist()
+        assert differ == sum(result.facts["errors"]["key"].values()) < 0.02 * n_key
+    for basis, by_intensity in report.totals["kept"].items():
+        for intensity, n in by_intensity.items():
+            assert n == sum(r.facts["kept"][basis][intensity] for r in report.results)
+    whole = [sum(report.totals[name]["key"].values()) for name in ("errors", "kept")]
+    assert report.totals["qber"]["key"] == whole[0] / whole[1]
     assert json.loads(files["summary.json"])["totals"] == report.totals
 
 
@@ -144,17 +148,21 @@ def test_pairs_and_counts_over_a_cluster(tmp_path):
 def test_a_broken_file_fails_alone(work, tmp_path):
     files, options = work
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
-    seen = []
+    seen, read = [], []
     report = process_files(
         [tmp_path / "bad.parquet", files[0]],
         ProcessOptions(records=options.records[:1] * 2, period_ps=1000, window_ps=980),
         out=tmp_path / "out",
         on_progress=seen.append,
+        on_read=read.append,
     )
     assert report.totals["failed"] == 1
     assert "bad.parquet" in report.results[0].error
     assert not report.results[1].error
     assert [p.files for p in seen] == [1, 2]
+    assert max(p.events for p in read) == report.results[1].events
+    assert {p.files for p in read} == {1}
+    assert max(p.part for p in read) == 1
     assert not [name for name in contents(tmp_path / "out") if name.startswith("0000-bad")]
     assert (tmp_path / "out").stat().st_mode & 0o077 == 0
 

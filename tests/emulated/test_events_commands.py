@@ -218,24 +218,45 @@ def test_arrivals_within_a_period(pulses, tmp_path):
     assert plot.stat().st_size > 5000
 
 
+def test_bins_of_a_period_hold_as_many_ticks_each(tmp_path):
+    path = write(tmp_path / "steady.parquet", np.arange(10_000), np.ones(10_000), Fraction(1))
+    found = events("histogram", path, "--period", 1000)
+    assert found["counts"]["1"] == [40] * 250
+    uneven = events("histogram", path, "--period", 1000, "--bins", 256)
+    assert set(uneven["counts"]["1"]) == {30, 40}
+    assert uneven["counts_of_even_bins"]["1"] == pytest.approx([39.0625] * 256)
+
+
 def test_two_sites_of_a_pair_source_are_aligned_and_sifted(pairs, tmp_path):
     found = events("align", pairs / "alice.parquet", pairs / "bob.parquet")
     assert found["significance_sigma"] > 6
     assert abs(found["relative_rate_ppm"]) < 20
     sifted = events("sift", pairs / "bob.parquet", pairs / "alice.parquet", "--window", 2000, "--out", tmp_path / "s")
-    assert sum(sifted["kept"]) > 1000
+    assert sum(sifted["kept"].values()) > 1000
     said = qkdhw("events", "sift", pairs / "bob.parquet", pairs / "alice.parquet", "--window", 2000)
     met, by_chance = (
         int(n.replace(",", "")) for n in re.search(r"([\d,]+) coinc.*about ([\d,]+) by ch", said).groups()
     )
-    assert abs(met - 2 * sum(sifted["kept"])) < 6 * met**0.5
+    assert abs(met - 2 * sum(sifted["kept"].values())) < 6 * met**0.5
     assert by_chance == round(sifted["accidentals"])
     assert sifted["qber"]["key"] < 0.08
     key = [(tmp_path / "s" / f"0000-bob.{site}.key").read_bytes() for site in ("receiver", "sender")]
-    assert len(key[0]) == len(key[1]) == -(-sifted["kept"][0] // 8)
+    assert len(key[0]) == len(key[1]) == -(-sifted["kept"]["key"] // 8)
     assert (tmp_path / "s").stat().st_mode & 0o077 == 0
     differ = int.from_bytes(key[0], "little") ^ int.from_bytes(key[1], "little")
-    assert differ.bit_count() == sifted["errors"][0]
+    assert differ.bit_count() == sifted["errors"]["key"]
+    clock = sifted["alignment"]
+    # bob's clock is A here, alice's was above: the same clocks from the other side
+    assert clock["relative_rate_ppm"] == pytest.approx(-found["relative_rate_ppm"], abs=0.01)
+    assert abs(clock["offset_ps"] + found["offset_ps"]) < 1000 + 1e-6 * 25 * 1e12
+    assert clock["significance_sigma"] > 6
+    assert sifted["window_ps"] == 2000
+    n, wrong = sifted["kept"]["key"], sifted["errors"]["key"]
+    assert sifted["qber"]["key"] == wrong / n
+    assert sifted["qber_error"]["key"] == pytest.approx((wrong * (n - wrong) / n**3) ** 0.5, rel=0.1)
+    summary = json.loads((tmp_path / "s" / "summary.json").read_text())
+    assert summary["files"][0]["facts"]["alignment"] == clock
+    assert summary["totals"]["qber"] == sifted["qber"]
 
 
 def test_taggers_started_seconds_apart_are_sifted_when_enough_is_searched(tmp_path, capsys, monkeypatch):
@@ -244,8 +265,57 @@ def test_taggers_started_seconds_apart_are_sifted_when_enough_is_searched(tmp_pa
     common = [run / "bob.parquet", run / "alice.parquet", "--window", 3000, "--max-offset", 4]
     assert "ClockAlignmentError" in refused(capsys, monkeypatch, "sift", *common)
     sifted = events("sift", *common, "--align-seconds", 6)
-    assert sum(sifted["kept"]) > 4000
+    assert sum(sifted["kept"].values()) > 4000
     assert sifted["qber"]["key"] < 0.05
+    guessed = events("sift", *common[:-2], "--offset", -3)
+    assert abs(sum(guessed["kept"].values()) - sum(sifted["kept"].values())) < 20
+    assert guessed["alignment"]["offset_guess_from"] == "given"
+
+
+@pytest.fixture(scope="module")
+def epochs(pairs, tmp_path_factory):
+    """The pairs of a run, with bob's file as a tagger writes it that was switched on 20 hours before alice's."""
+    folder = tmp_path_factory.mktemp("epochs")
+    moved = int(20 * 3600 * 10**12 / TICK_PS)
+    blocks = list(open_events(pairs / "bob.parquet").read_blocks())
+    write(
+        folder / "bob.parquet",
+        np.concatenate([block.time_ticks for block in blocks]) + moved,
+        np.concatenate([block.channel for block in blocks]),
+    )
+    (folder / "alice.parquet").symlink_to(pairs / "alice.parquet")
+    return folder, moved
+
+
+def test_clocks_that_are_hours_apart_are_aligned_and_sifted(pairs, epochs, capsys, monkeypatch):
+    folder, moved = epochs
+    near = events("align", pairs / "alice.parquet", pairs / "bob.parquet")
+    files = [folder / "alice.parquet", folder / "bob.parquet"]
+    found = events("align", *files, "--offset", 20 * 3600)
+    assert Fraction(found["clock"]["b_ticks"]) == Fraction(near["clock"]["b_ticks"]) + moved
+    assert found["relative_rate"] == near["relative_rate"]
+    with_guess = events("sift", *files, "--window", 2000, "--offset", "72000.0")
+    plain = events("sift", pairs / "alice.parquet", pairs / "bob.parquet", "--window", 2000)
+    assert with_guess["kept"] == plain["kept"]
+    assert with_guess["errors"] == plain["errors"]
+    # Nobody says how far they are apart: their beginnings are taken for about the same moment, and that is told.
+    guessed = events("align", *files)
+    assert guessed["offset_guess_from"] == "first events"
+    assert abs(guessed["offset_ps"] - found["offset_ps"]) < 1000
+    assert "were taken for" in qkdhw("events", "align", *files)
+    assert events("sift", *files, "--window", 2000)["alignment"]["offset_guess_from"] == "first events"
+    said = refused(capsys, monkeypatch, "align", *files, "--offset", 1000)
+    assert "overlap" in said
+    assert "--offset" in said.partition("remedy")[2]
+
+
+def test_a_wrong_first_guess_is_named_as_what_was_looked_at(epochs, tmp_path, capsys, monkeypatch):
+    folder, _ = epochs
+    rng = np.random.default_rng(2)
+    other = write(tmp_path / "other.parquet", np.sort(rng.integers(0, 5 * 8 * 10**9, 200_000)), np.ones(200_000))
+    said = refused(capsys, monkeypatch, "align", other, folder / "bob.parquet")
+    assert "no --offset was given" in said
+    assert re.search(r"7[12]\d\d\d(\.\d+)? s apart", said), said
 
 
 def test_a_receiver_is_sifted_against_the_senders_record(pulses):
@@ -253,14 +323,15 @@ def test_a_receiver_is_sifted_against_the_senders_record(pulses):
     period_ps = 1e12 / report["pulses"] * report["duration_s"]
     common = [pulses / "bob.parquet", pulses / "alice.record.parquet", "--period", round(period_ps), "--window", 500]
     sifted = events("sift", *common)
-    total = sum(map(sum, sifted["kept"]))
+    total = sum(sum(each.values()) for each in sifted["kept"].values())
     assert total > 1000
-    assert sum(map(sum, sifted["errors"])) / total < 0.08
+    assert sum(sum(each.values()) for each in sifted["errors"].values()) / total < 0.08
+    assert (sifted["window_ps"], sifted["period_ps"]) == (500, round(period_ps))
     said = qkdhw("events", "sift", *common)
     assert "QBER" in said
     sent, kept, ratio = re.search(r"test +│ 1 +│ ([\d,]+) +│ (\d+) +│ \d+ +│ (\S+)", said).groups()
-    assert int(sent.replace(",", "")) == sifted["sent"][1][1]
-    assert float(ratio) == pytest.approx(int(kept) / sifted["sent"][1][1], rel=1e-3)
+    assert int(sent.replace(",", "")) == sifted["sent"]["test"]["intensity_1"]
+    assert float(ratio) == pytest.approx(int(kept) / sifted["sent"]["test"]["intensity_1"], rel=1e-3)
 
 
 def test_a_receiver_that_switches_gives_its_bases(tmp_path):
@@ -269,7 +340,7 @@ def test_a_receiver_that_switches_gives_its_bases(tmp_path):
     common = [run / "bob.parquet", run / "alice.record.parquet", "--period", 10_000, "--window", 2000]
     assert "needs --bases" in qkdhw("events", "sift", *common)
     sifted = events("sift", *common, "--bases", run / "bob.record.parquet")
-    assert sum(sifted["kept"][1]) > 500
+    assert sum(sifted["kept"]["test"].values()) > 500
     assert sifted["qber"]["key"] < 0.03
     assert sifted["qber"]["test"] < 0.05
 

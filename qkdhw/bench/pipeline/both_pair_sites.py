@@ -62,6 +62,7 @@ def sift_pairs(
     sifter_wiring: Wiring = FOUR_DETECTORS,
     unit_ticks: int = 1,
     align_s: Fraction | float = ALIGN_S,
+    offset_s: Fraction | float = 0,
     max_offset_s: float = 0.1,
     max_ppm: float = 20.0,
     max_lost_s: float = MAX_LOST_S,
@@ -78,8 +79,10 @@ def sift_pairs(
         announcer_wiring: Which input of the first is which detector.
         sifter_wiring: The same of the second.
         unit_ticks: Ticks in a unit of the announced times.
-        align_s: How much of the first's beginning is searched for the clock: more than `max_offset_s` if that is large.
-        max_offset_s: Largest difference of the two sites' times of the same moment.
+        align_s: How much of the first's beginning is searched for the clock: more than `max_offset_s` if that is large,
+            and up to where the second has events.
+        offset_s: About how much later the second site's clock reads.
+        max_offset_s: How far from that the true difference may lie.
         max_ppm: Largest relative difference of the two clocks, parts per million.
         max_lost_s: End with an error when the clock was lost for so long a time of the stream.
         on_clock: Called when the clock is lost and when it is found again.
@@ -96,8 +99,8 @@ def sift_pairs(
             announcer_events, announcer_wiring, unit_ticks=unit_ticks, align_s=align_s, **options
         ) as announcer,
         PairSifterPipeline(
-            sifter_events, sifter_wiring, window_ps=window_ps, max_offset_s=max_offset_s, max_ppm=max_ppm,
-            max_lost_s=max_lost_s, on_clock=on_clock, **options,
+            sifter_events, sifter_wiring, window_ps=window_ps, offset_s=offset_s, max_offset_s=max_offset_s,
+            max_ppm=max_ppm, max_lost_s=max_lost_s, on_clock=on_clock, **options,
         ) as sifter,
     ):  # fmt: skip
 

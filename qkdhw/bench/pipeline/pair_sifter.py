@@ -18,8 +18,7 @@ from qkdhw.bench.pipeline.pieces import PIECE_EVENTS, PIECE_S, Source
 from qkdhw.bench.pipeline.placing import PairPlacer
 from qkdhw.errors import ClockAlignmentError, PeerProtocolError
 from qkdhw.events.alignment import MAX_PPM
-from qkdhw.events.pair_alignment import MAX_OFFSET_S, PairAlignment, align_pair_times
-from qkdhw.events.pair_correlation import PairClock
+from qkdhw.events.pair_alignment import MAX_OFFSET_S, PairAlignment, align_pair_times, nominal_clock
 from qkdhw.events.pair_tracking import SEARCH_OFFSET_S, PairTracker, TrackedEpoch, TrackingState
 from qkdhw.events.wiring import Wiring
 from qkdhw.postprocessing.announced_times import announced_times, unplaced_answer
@@ -54,7 +53,8 @@ class PairSifterPipeline(_PairSite):
         wiring: Which input is which detector.
         window_ps: Full width of the coincidence window.
         tracking_ps: Full width of what the drift servo follows; three windows if not given.
-        max_offset_s: Largest difference of the two sites' times of the same moment.
+        offset_s: About how much later this site's clock reads than the announcer's.
+        max_offset_s: How far from that the true difference may lie.
         max_ppm: Largest relative difference of the two clocks, parts per million.
         max_step_s: Largest step of a clock after which it is found again.
         max_lost_s: End with an error when the clock was lost for so long a time of the stream.
@@ -74,6 +74,7 @@ class PairSifterPipeline(_PairSite):
         *,
         window_ps: Fraction | int,
         tracking_ps: Fraction | int | None = None,
+        offset_s: Fraction | float = 0,
         max_offset_s: float = MAX_OFFSET_S,
         max_ppm: float = MAX_PPM,
         max_step_s: float = SEARCH_OFFSET_S,
@@ -88,7 +89,7 @@ class PairSifterPipeline(_PairSite):
     ) -> None:
         super().__init__(source, wiring, random_bytes, piece_events, piece_s, duration_s, timeout_s)
         self._window_ps, self._tracking_ps = Fraction(window_ps), Fraction(tracking_ps or 3 * window_ps)
-        self._max_offset_s, self._max_ppm = max_offset_s, max_ppm
+        self._offset_s, self._max_offset_s, self._max_ppm = offset_s, max_offset_s, max_ppm
         self._max_step_s, self._max_lost_s, self._epoch_s = max_step_s, max_lost_s, epoch_s
         self._log = ClockLog(on_clock)
         self._tracker: PairTracker | None = None
@@ -140,12 +141,15 @@ class PairSifterPipeline(_PairSite):
         """
         units, unit_ps = parse_first_times(first_times)
         span_s = Fraction(int(units[-1]) - int(units[0])) * unit_ps / PS_PER_S if len(units) else Fraction(0)
-        own = self._wait_for(span_s + 2 * Fraction(self._max_offset_s))
+        until_s = Fraction(self._offset_s) + Fraction(self._max_offset_s)
+        if len(units):
+            until_s += int(units[-1]) * unit_ps / PS_PER_S
+        own = self._wait_for(span_s + 2 * Fraction(self._max_offset_s), until_s=until_s)
         tick_ps = self._tick_ps or Fraction(1)
         found = align_pair_times(
             units,
             own.ticks,
-            PairClock.nominal(unit_ps, tick_ps),
+            nominal_clock(unit_ps, tick_ps, self._offset_s),
             reach_ticks=math.ceil(Fraction(self._max_offset_s) * PS_PER_S / unit_ps),
             max_ppm=self._max_ppm,
             resolution_ticks=self._window_ps / tick_ps,

@@ -137,13 +137,14 @@ class _PairSite:
     def _next_photons(self) -> Photons | None:
         return self._waiting.popleft() if self._waiting else self._read()
 
-    def _wait_for(self, span_s: Fraction) -> Photons:
-        """Read so long a time, keep it and return it in one."""
+    def _wait_for(self, span_s: Fraction, *, until_s: Fraction | None = None) -> Photons:
+        """Read so long a time, and up to a time of the own clock, keep it and return it in one."""
         while (photons := self._read()) is not None:
             if len(photons):
                 self._waiting.append(photons)
                 span = int(photons.ticks[-1]) - int(self._waiting[0].ticks[0])
-                if span * self._tick_ps >= span_s * PS_PER_S:
+                reached = until_s is None or int(photons.ticks[-1]) * self._tick_ps >= until_s * PS_PER_S
+                if reached and span * self._tick_ps >= span_s * PS_PER_S:
                     break
         nothing = Photons(np.empty(0, np.int64), np.empty(0, np.uint8))
         return Photons(np.concatenate([nothing.ticks, *(p.ticks for p in self._waiting)]), nothing.detectors)

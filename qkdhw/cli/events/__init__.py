@@ -8,7 +8,7 @@ import threading
 
 import typer
 
-from qkdhw.cli.events import coincidences, delays, files, looks, periods, sites
+from qkdhw.cli.events import clocks, coincidences, delays, files, looks, periods, sites
 
 app = typer.Typer(
     help="Record detection events, look at files of them, convert and analyse them.", no_args_is_help=True
@@ -25,6 +25,6 @@ def _end_in_order() -> None:
 for command in (
     files.info, files.convert, files.record, files.formats, looks.plot,
     periods.histogram, delays.correlate, delays.g2, coincidences.coincidences,
-    sites.align, sites.sift, sites.process,
+    clocks.align, sites.sift, sites.process,
 ):  # fmt: skip
     app.command()(command)

@@ -1,28 +1,27 @@
-"""`qkdhw events align`, `sift` and `process`: events of two sites, one run or many."""
+"""`qkdhw events sift` and `process`: events of two sites, one run or many."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from qkdhw.bench.distributed import ProcessProgress, ProcessReport, process_files
 from qkdhw.bench.file_jobs import FileResult, ProcessOptions
-from qkdhw.bench.ordered import first_events
 from qkdhw.cli.console import JsonOption, err, out, plain, print_json
+from qkdhw.cli.events.clocks import MAX_PPM, MaxOffsetOption, MaxPpmOption, OffsetOption
 from qkdhw.cli.events.options import FormatsOption, TolerantOption, picoseconds, print_facts
-from qkdhw.errors import ConfigurationError, EventError
-from qkdhw.events.pair_alignment import MAX_OFFSET_S, RESOLUTION_PS, align_pairs
+from qkdhw.errors import ClockAlignmentError, ConfigurationError, EventError, EventFormatError
+from qkdhw.events.pair_alignment import MAX_OFFSET_S
 from qkdhw.events.wiring import FOUR_DETECTORS, Wiring
-from qkdhw.formats import open_events
-from qkdhw.model import Basis
 
-MAX_PPM = 20.0
+_KINDS = {kind.__name__: kind for kind in (ConfigurationError, EventError, ClockAlignmentError, EventFormatError)}
 ALIGN_S = 2.0
 
 WindowOption = Annotated[
@@ -39,10 +38,6 @@ DeadTimeOption = Annotated[
     Fraction, typer.Option("--dead-time", metavar="PS", parser=picoseconds, help="Longest dead time of the detectors.")
 ]
 WiringOption = Annotated[str, typer.Option("--wiring", help="Channels of key 0, key 1, test 0, test 1, at both sites.")]
-MaxOffsetOption = Annotated[
-    float,
-    typer.Option("--max-offset", metavar="SECONDS", min=1e-9, max=1e6, help="Largest difference of the clocks' times."),
-]
 AlignOption = Annotated[
     float,
     typer.Option(
@@ -52,52 +47,11 @@ AlignOption = Annotated[
         help="Of pairs: how much of EVENTS is searched for the clock; more than --max-offset if that is large.",
     ),
 ]
-MaxPpmOption = Annotated[
-    float, typer.Option("--max-ppm", min=0.0, max=1000.0, help="Largest difference of the clocks' rates.")
-]
 SyncOption = Annotated[int, typer.Option("--sync-pulses", min=1, help="First pulses, disclosed for clock alignment.")]
 OutFolderOption = Annotated[
     Path | None,
     typer.Option("--out", metavar="FOLDER", help="New folder for the sifted bits, which are raw key, and all numbers."),
 ]
-
-
-def align(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Events of one site.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Events of the other, by a clock of its own.")],
-    seconds: Annotated[float, typer.Option("--seconds", min=0.001, help="How much of each file is read.")] = 4.0,
-    max_offset_s: MaxOffsetOption = MAX_OFFSET_S,
-    max_ppm: MaxPpmOption = MAX_PPM,
-    resolution_ps: Annotated[
-        float, typer.Option("--resolution", metavar="PS", min=1.0, help="Finest bin: about as wide as the jitter.")
-    ] = RESOLUTION_PS,
-    format_name: FormatsOption = None,
-    tolerant: TolerantOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Find the clock of B in terms of A's from the photon pairs that the two sites share.
-
-    The offset is B's time less A's at the first event of A; the relative rate is above 0 where B's clock is the faster.
-    Significance is that of the final peak, and of the coarse search before it, in Gaussian standard deviations.
-    """
-    first, second = (first_events(open_events(path, format_name, tolerant=tolerant), seconds) for path in (a, b))
-    found = align_pairs(first, second, max_offset_s=max_offset_s, max_ppm=max_ppm, resolution_ps=resolution_ps)
-    a_ticks = int(first.time_ticks[0])
-    b_ticks = Fraction(found.clock.map_ticks(a_ticks))
-    facts: dict[str, Any] = {
-        "offset_ps": float(b_ticks * second.tick_ps - a_ticks * first.tick_ps),
-        "relative_rate_ppm": float(found.relative_rate) * 1e6,
-        "resolution_ps": float(found.resolution_ticks * second.tick_ps),
-        "pairs_in_the_bin": found.pairs,
-        "accidentals_in_the_bin": found.accidentals,
-        "significance_sigma": found.significance,
-        "search_significance_sigma": found.search_significance,
-    }
-    if as_json:
-        clock = {"a_ticks": a_ticks, "b_ticks": str(b_ticks), "b_ticks_per_a_tick": str(found.clock.rate)}
-        print_json(facts | {"relative_rate": str(found.relative_rate), "clock": clock})
-    else:
-        print_facts(facts | {"offset_ps": round(facts["offset_ps"])})
 
 
 def sift(
@@ -114,6 +68,7 @@ def sift(
     sync_pulses: SyncOption = 1 << 20,
     wiring: WiringOption = "1,2,3,4",
     align_s: AlignOption = ALIGN_S,
+    offset_s: OffsetOption = None,
     max_offset_s: MaxOffsetOption = MAX_OFFSET_S,
     max_ppm: MaxPpmOption = MAX_PPM,
     format_name: FormatsOption = None,
@@ -138,16 +93,18 @@ def sift(
         sync_pulses,
         wiring,
         align_s,
+        offset_s,
         max_offset_s,
         max_ppm,
         format_name=format_name,
         tolerant=tolerant,
     )
-    report = process_files([events], options, out=folder)
+    with _progress(f"sifting {events.name}", 1) as (show, done):
+        report = process_files([events], options, out=folder, on_read=show, on_progress=done)
     (result,) = report.results
     _refuse_failed(report)
     if as_json:
-        print_json({"file": result.name, **result.facts, "qber": _qber(result.facts), "outputs": result.outputs})
+        print_json({"file": result.name, **result.facts, "outputs": result.outputs})
         return
     _print_sifted(result, bases=bool(bases))
     if folder is not None:
@@ -173,6 +130,7 @@ def process(
     sync_pulses: SyncOption = 1 << 20,
     wiring: WiringOption = "1,2,3,4",
     align_s: AlignOption = ALIGN_S,
+    offset_s: OffsetOption = None,
     max_offset_s: MaxOffsetOption = MAX_OFFSET_S,
     max_ppm: MaxPpmOption = MAX_PPM,
     format_name: FormatsOption = None,
@@ -190,22 +148,35 @@ def process(
         raise ConfigurationError("--record and --period belong together", remedy="Give both or none.")
     options = _options(
         records or partners or [], bases or [], window_ps, period_ps, dead_time_ps, sync_pulses, wiring, align_s,
-        max_offset_s, max_ppm, format_name=format_name, tolerant=tolerant,
+        offset_s, max_offset_s, max_ppm, format_name=format_name, tolerant=tolerant,
     )  # fmt: skip
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("processing", total=len(files))
-
-        def show(done: ProcessProgress) -> None:
-            progress.update(task, completed=done.files, description=f"{done.events:,} events")
-
-        report = process_files(files, options, out=folder, scheduler=scheduler, on_progress=show)
+    with _progress("processing", len(files)) as (show, done):
+        report = process_files(files, options, out=folder, scheduler=scheduler, on_read=show, on_progress=done)
     if as_json:
         print_json(report.as_dict())
     else:
         _print_files(report)
     if report.totals["failed"]:
         raise typer.Exit(1)
+
+
+_Show = Callable[[ProcessProgress], None]
+
+
+@contextmanager
+def _progress(what: str, n_files: int) -> Iterator[tuple[_Show, _Show]]:
+    """Show events, their rate, files and the time left while files are read; nothing unless a person looks on."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        shown = progress.add_task(what, total=n_files)
+
+        def show(now: ProcessProgress) -> None:
+            spent_s = progress.tasks[0].elapsed
+            at = f", {now.events / spent_s / 1e6:,.1f} M/s" if spent_s else ""
+            of = f", file {min(now.files + 1, n_files)} of {n_files}" if n_files > 1 else ""
+            progress.update(shown, completed=now.files + now.part, description=f"{what}: {now.events:,} events{at}{of}")
+
+        yield show, show
 
 
 def _options(
@@ -217,6 +188,7 @@ def _options(
     sync_pulses: int,
     wiring: str,
     align_s: float,
+    offset_s: Fraction | None,
     max_offset_s: float,
     max_ppm: float,
     *,
@@ -239,6 +211,7 @@ def _options(
             sync_pulses=sync_pulses,
             wiring=_wiring(wiring),
             align_s=align_s,
+            offset_s=offset_s,
             max_offset_s=max_offset_s,
             max_ppm=max_ppm,
             format_name=format_name,
@@ -262,34 +235,37 @@ def _refuse_failed(report: ProcessReport) -> None:
     """Say why a single file failed, as if it had been raised here."""
     for result in report.results:
         if result.error:
-            raise EventError(f"{result.name}: {result.error}")
-
-
-def _qber(facts: Any) -> dict[str, float | None]:
-    """Return the error rate by basis, None without bits."""
-    found: dict[str, float | None] = {}
-    for basis in Basis:
-        kept, errors = (_total(facts[name][basis]) for name in ("kept", "errors"))
-        found[basis.name.lower()] = errors / kept if kept else None
-    return found
+            kind, _, said = result.error.partition(": ")
+            named = said if result.name in said else f"{result.name}: {said}"
+            raise _KINDS.get(kind, EventError)(named, remedy=result.remedy)
 
 
 def _total(cells: Any) -> int:
-    return sum(cells) if isinstance(cells, list) else int(cells)
+    return sum(cells.values()) if isinstance(cells, Mapping) else int(cells)
+
+
+def _rate(facts: Mapping[str, Any], basis: str) -> str:
+    """Return an error rate and its standard error as text, "" without bits."""
+    rate, sigma = (facts[name][basis] for name in ("qber", "qber_error"))
+    return "" if rate is None else f"{rate:.4%} ± {sigma:.2%}"
 
 
 def _print_sifted(result: FileResult, *, bases: bool) -> None:
-    qber = _qber(result.facts)
     table = Table("basis", "sifted bits", "errors", "QBER")
-    for basis in Basis:
+    for basis in result.facts["kept"]:
         kept, errors = (_total(result.facts[name][basis]) for name in ("kept", "errors"))
-        rate = qber[basis.name.lower()]
-        table.add_row(basis.name.lower(), f"{kept:,}", f"{errors:,}", "-" if rate is None else f"{rate:.4%}")
+        table.add_row(basis, f"{kept:,}", f"{errors:,}", _rate(result.facts, basis) or "-")
     out.print(table)
     if result.facts.get("sent") is not None:
         _print_gains(result.facts)
     if "accidentals" in result.facts:
-        met = sum(result.facts["kept"]) + result.facts["sifter"]["n_refused"]
+        found = result.facts["alignment"]
+        out.print(
+            f"the second clock reads {found['offset_ps'] / 1e12:.12g} s more, {found['relative_rate_ppm']:+.6g} ppm, "
+            f"{found['significance_sigma']:.0f} standard deviations",
+            highlight=False,
+        )
+        met = _total(result.facts["kept"]) + result.facts["sifter"]["n_refused"]
         by_chance = f"about {result.facts['accidentals']:,.0f} by chance"
         out.print(f"{met:,} coincidences in all bases, {by_chance}", highlight=False)
     fates = Table("site", "counted there", "events")
@@ -306,12 +282,12 @@ def _print_sifted(result: FileResult, *, bases: bool) -> None:
 def _print_gains(facts: Mapping[str, Any]) -> None:
     """Show what the proofs ask for: how much was sent and sifted by basis and intensity."""
     table = Table("basis", "intensity", "pulses sent", "sifted bits", "errors", "bits a pulse")
-    for basis in Basis:
-        for intensity, sent in enumerate(facts["sent"][basis]):
+    for basis, by_intensity in facts["sent"].items():
+        for intensity, sent in by_intensity.items():
             if sent:
                 kept, errors = (facts[name][basis][intensity] for name in ("kept", "errors"))
                 cells = (f"{sent:,}", f"{kept:,}", f"{errors:,}", f"{kept / sent:.4g}")
-                table.add_row(basis.name.lower(), str(intensity), *cells)
+                table.add_row(basis, intensity.removeprefix("intensity_"), *cells)
     out.print(table)
 
 
@@ -327,8 +303,8 @@ def _flat(statistics: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 def _print_files(report: ProcessReport) -> None:
     table = Table("file", "events", "QBER key", "QBER test", "error")
     for result in report.results:
-        rates = _qber(result.facts) if "kept" in result.facts else {}
-        shown = ["" if rates.get(name) is None else f"{rates[name]:.4%}" for name in ("key", "test")]
-        table.add_row(plain(result.name), f"{result.events:,}", *shown, plain(result.error))
+        shown = [_rate(result.facts, name) if "kept" in result.facts else "" for name in ("key", "test")]
+        error = f"{result.error} ({result.remedy})" if result.remedy else result.error
+        table.add_row(plain(result.name), f"{result.events:,}", *shown, plain(error))
     out.print(table)
     print_facts({name: report.totals[name] for name in ("files", "failed", "events")})
