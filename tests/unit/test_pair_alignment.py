@@ -99,6 +99,25 @@ def test_sites_may_count_in_different_ticks():
     assert abs(float(found.relative_rate) - 7e-6) < 1e-9
 
 
+@pytest.mark.parametrize("ticks", [0, 1, 3, 5, 100_001])
+def test_a_difference_of_whole_ticks_is_found_exactly(ticks):
+    a = pair_streams(1).a_ticks
+    found = align_pairs(block(a), block(a + ticks))
+    assert abs(found.clock.map_ticks(found.clock.ref_a_ticks) - found.clock.ref_a_ticks - ticks) < 1e-5
+    assert abs(found.relative_rate) < 1e-14
+
+
+@pytest.mark.parametrize("rate", [0.0, 3e-6])
+def test_a_peak_narrower_than_a_column_is_placed_by_its_pairs(rate):
+    for part in (0.0, 0.3, 0.5):  # of a tick
+        streams = pair_streams(
+            [int(10 * part), 9], pairs=1e4, jitter_s=5e-11, offset_s=1e-4 + part * 125e-12, rate=rate
+        )
+        found = align_pairs(*blocks(streams))
+        assert found.resolution_ticks == 8
+        assert abs(streams.error_ticks(found.clock)) < 0.03
+
+
 def test_bright_short_streams_need_no_more_than_they_hold():
     streams = pair_streams(7, singles=(1e6, 3e5), pairs=1e5, span_s=0.05, offset_s=2e-3, rate=-2e-5)
     found = align_pairs(*blocks(streams), max_offset_s=5e-3)
