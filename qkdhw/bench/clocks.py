@@ -123,6 +123,26 @@ def read_clock(path: Path) -> FileClock:
         raise ConfigurationError(f"{path} holds no clock: {error}", remedy=_REMEDY) from error
 
 
+def on_clock_of(a: EventFile, b: EventFile, clock: FileClock) -> EventFile:
+    """Return a file B whose events have the times of A's clock; see `FileClock.on_a`.
+
+    Raises:
+        ConfigurationError: The clock is that of files with other ticks.
+    """
+    if (a.tick_ps, b.tick_ps) != (clock.a_tick_ps, clock.b_tick_ps):
+        raise ConfigurationError(
+            f"the clock is of files with ticks of {clock.a_tick_ps} and {clock.b_tick_ps} ps, and these have "
+            f"{a.tick_ps} and {b.tick_ps} ps",
+            remedy=_REMEDY,
+        )
+
+    def decode(max_events: int, tally: Tally) -> Iterator[DetectionBlock]:
+        for block in b.decode(max_events, tally):
+            yield block if block.fine_ticks is not None else clock.on_a(block)
+
+    return replace(b, decode=decode)
+
+
 def _clock_in(octets: bytes) -> FileClock:
     if len(octets) > _LARGEST_FILE_BYTES:
         raise ValueError("it is longer than 1 MiB")

@@ -309,6 +309,54 @@ def test_clocks_that_are_hours_apart_are_aligned_and_sifted(pairs, epochs, capsy
     assert "--offset" in said.partition("remedy")[2]
 
 
+@pytest.mark.parametrize("command", ["correlate", "g2"])
+def test_the_peak_of_two_free_clocks_is_drawn_with_the_clock_that_was_found(epochs, tmp_path, command):
+    """The clocks differ in rate and by 20 hours; on one clock all pairs stand within the jitter around no delay."""
+    folder, _ = epochs
+    files = [folder / "alice.parquet", folder / "bob.parquet"]
+    clock = tmp_path / "clock.json"
+    qkdhw("events", "align", *files, "--offset", 20 * 3600, "--seconds", 6, "--out", clock)
+    assert abs(json.loads(clock.read_text())["relative_rate_ppm"]) > 1
+    asked = ["--clock", clock, "--stop", 101, "--range", 20_000, "--bin", 500]
+    found = events(command, *files, *asked, "--plot", tmp_path / "peak.png")
+    delay, counts = np.array(found["delay_ps"]), np.array(found["counts"])
+    assert found["pairs"] > 1000
+    assert counts[np.abs(delay) < 2500].sum() > 0.98 * counts.sum()
+    assert abs(np.average(delay, weights=counts)) < 500
+    without = json.loads(clock.read_text())
+    without["clock"]["b_ticks_per_a_tick"] = "1"
+    clock.write_text(json.dumps(without))
+    assert max(events(command, *files, *asked)["counts"]) < 0.1 * max(counts)
+
+
+def test_coincidences_of_two_free_clocks_are_counted(epochs, tmp_path, capsys, monkeypatch):
+    folder, _ = epochs
+    files = [folder / "alice.parquet", folder / "bob.parquet"]
+    clock = tmp_path / "clock.json"
+    clock.write_text(qkdhw("events", "align", *files, "--offset", 20 * 3600, "--seconds", 6, "--json"))
+    asked = ["--channels", "1,101", "--window", 3000]
+    found = events("coincidences", *files, *asked, "--clock", clock)
+    assert found["coincidences"] > 1000
+    assert found["accidentals"] < 0.02 * found["coincidences"]
+    assert events("coincidences", *files, *asked)["coincidences"] == 0
+    said = refused(capsys, monkeypatch, "coincidences", files[0], "--channels", "1,2", "--clock", clock)
+    assert "--clock belongs to two files" in said
+    other = write(tmp_path / "other.parquet", [1, 2, 3], [1, 1, 1], TICK_PS / 5)
+    said = refused(capsys, monkeypatch, "coincidences", files[0], other, *asked, "--clock", clock)
+    assert "ticks of 125 and 125 ps" in said
+    assert "align A B --out" in said
+    clock.write_text("{}")
+    said = refused(capsys, monkeypatch, "correlate", *files, "--clock", clock)
+    assert "holds no clock" in said
+
+
+def test_a_clock_is_not_written_over_what_is_there(pairs, tmp_path, capsys, monkeypatch):
+    files = [pairs / "alice.parquet", pairs / "bob.parquet"]
+    assert "same file" in refused(capsys, monkeypatch, "align", *files, "--out", files[1], "--force")
+    (tmp_path / "there.json").write_text("")
+    assert "exists already" in refused(capsys, monkeypatch, "align", *files, "--out", tmp_path / "there.json")
+
+
 def test_a_wrong_first_guess_is_named_as_what_was_looked_at(epochs, tmp_path, capsys, monkeypatch):
     folder, _ = epochs
     rng = np.random.default_rng(2)

@@ -17,6 +17,7 @@ from qkdhw.cli.console import JsonOption, out, print_json
 from qkdhw.cli.events.figures import ForceOption
 from qkdhw.cli.events.options import (
     REMEDY_TICKS,
+    ClockOption,
     FileArgument,
     FormatsOption,
     OrderingOption,
@@ -40,6 +41,7 @@ _DELAY_PS = 10_000_000  # of the first delayed window
 def coincidences(
     file: FileArgument,
     other: OtherArgument = None,
+    clock: ClockOption = None,
     channels: Annotated[
         str, typer.Option("--channels", help="Two to sixteen channels, such as 1,2 or 1,2,103.")
     ] = "1,2",
@@ -68,7 +70,7 @@ def coincidences(
     """Count coincidences of two or more channels, and estimate the accidental ones by delayed windows."""
     if table_file is not None and (table_file.exists() or table_file.is_symlink()) and not force:
         raise ConfigurationError(f"{table_file} exists already", remedy="Replace it with --force.")
-    events = ordered_events(file, other, ordering_ps, skew or [], format_name, tolerant=tolerant)
+    events = ordered_events(file, other, ordering_ps, skew or [], format_name, tolerant=tolerant, clock=clock)
     wanted = channel_list(channels)
     if not 2 <= len(wanted) <= 16 or len(set(wanted)) < len(wanted):
         raise ConfigurationError(

@@ -14,6 +14,7 @@ import typer
 from qkdhw.cli.console import JsonOption, out, print_json
 from qkdhw.cli.events.figures import COLOURS, ForceOption, PlotOption, ShowOption, check_figure, figure
 from qkdhw.cli.events.options import (
+    ClockOption,
     FileArgument,
     FormatsOption,
     OrderingOption,
@@ -45,6 +46,7 @@ RangeOption = Annotated[
 def correlate(
     file: FileArgument,
     other: OtherArgument = None,
+    clock: ClockOption = None,
     start: StartOption = 1,
     stop: StopOption = 2,
     range_ps: RangeOption = Fraction(10_000),
@@ -60,7 +62,9 @@ def correlate(
 ) -> None:
     """Histogram of the delays from every start to every stop: counts."""
     check_figure(plot, show=show, force=force)
-    delays = _delays(_Pair(file, other, start, stop, range_ps, bin_ps, ordering_ps, skew or [], format_name, tolerant))
+    delays = _delays(
+        _Pair(file, other, clock, start, stop, range_ps, bin_ps, ordering_ps, skew or [], format_name, tolerant)
+    )
     result = second_order_correlation(delays)
     if plot or show:
         with figure(plot, show=show) as drawn:
@@ -74,6 +78,7 @@ def correlate(
 def g2(
     file: FileArgument,
     other: OtherArgument = None,
+    clock: ClockOption = None,
     start: StartOption = 1,
     stop: StopOption = 2,
     range_ps: RangeOption = Fraction(100_000),
@@ -92,7 +97,7 @@ def g2(
     Of two files, what both cover counts.
     """
     check_figure(plot, show=show, force=force)
-    pair = _Pair(file, other, start, stop, range_ps, bin_ps, ordering_ps, skew or [], format_name, tolerant)
+    pair = _Pair(file, other, clock, start, stop, range_ps, bin_ps, ordering_ps, skew or [], format_name, tolerant)
     delays = _delays(pair, normalised=True)
     result = second_order_correlation(delays)
     if plot or show:
@@ -114,6 +119,7 @@ class _Pair:
 
     file: Path
     other: Path | None
+    clock: Path | None
     start: int
     stop: int
     range_ps: Fraction
@@ -132,6 +138,7 @@ def _delays(pair: _Pair, *, normalised: bool = False) -> DelayHistogram:
         pair.skew,
         pair.format_name,
         tolerant=pair.tolerant,
+        clock=pair.clock,
         common_of=(pair.start, pair.stop) if normalised else (),
     )
     tick_ps = events.tick_ps

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from qkdhw.bench.clocks import on_clock_of, read_clock
 from qkdhw.bench.ordered import OrderedEvents
 from qkdhw.cli.console import err, out, plain
 from qkdhw.errors import ConfigurationError
@@ -72,7 +73,9 @@ def picoseconds(text: str | Fraction) -> Fraction:
 
 OtherArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="[OTHER]", help="Second file of the same clock; its channel 1 is 101, and so on."),
+    typer.Argument(
+        metavar="[OTHER]", help="Second file, of the same clock or with --clock; its channel 1 is 101, and so on."
+    ),
 ]
 OrderingOption = Annotated[
     Fraction,
@@ -83,6 +86,15 @@ OrderingOption = Annotated[
 SkewOption = Annotated[
     list[str] | None,
     typer.Option("--skew", metavar="CHANNEL=PS", help="Take so much off the times of a channel; may be repeated."),
+]
+
+ClockOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--clock",
+        metavar="CLOCK",
+        help="Put OTHER on FILE's clock, each time rounded to a tick: by what `align FILE OTHER --out CLOCK` wrote.",
+    ),
 ]
 
 
@@ -142,9 +154,14 @@ def ordered_events(
     *,
     tolerant: bool,
     common_of: Sequence[int] = (),
+    clock: Path | None = None,
 ) -> OrderedEvents:
     """Open one or two files whose events come in time order, and show how far they are read."""
     files = [open_events(path, format_name, tolerant=tolerant) for path in (file, other) if path is not None]
+    if clock is not None:
+        if len(files) < 2:
+            raise ConfigurationError("--clock belongs to two files", remedy="Give FILE and OTHER.")
+        files[1] = on_clock_of(files[0], files[1], read_clock(clock))
     return OrderedEvents(
         files,
         ordering_window_ps=ordering_ps,
