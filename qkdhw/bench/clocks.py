@@ -51,8 +51,8 @@ class FileClock:
     b_tick_ps: Fraction
 
     def __post_init__(self) -> None:
-        farthest = max(abs(self.a_ticks), abs(self.b_ticks))
-        if min(self.rate, self.a_tick_ps, self.b_tick_ps) <= 0 or farthest > _MAX_TICKS:
+        is_near = abs(self.a_ticks) <= _MAX_TICKS and abs(self.b_ticks) <= _MAX_TICKS
+        if min(self.rate, self.a_tick_ps, self.b_tick_ps) <= 0 or not is_near:
             raise ConfigurationError("a clock has a number that is out of range", remedy=_REMEDY)
         if abs(self.relative_rate) > _MAX_RELATIVE:
             raise ConfigurationError(

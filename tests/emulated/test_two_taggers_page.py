@@ -14,7 +14,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "tutorials" / "two-taggers.md").rea
 def test_every_command_and_the_ten_lines_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     commands = [shlex.split(line) for line in re.findall(r"^    qkdhw (.+)$", PAGE, re.MULTILINE)]
-    assert len(commands) == 14
+    assert len(commands) == 17
     said = {}
     for words in commands:
         done = CliRunner().invoke(app, words, catch_exceptions=False)

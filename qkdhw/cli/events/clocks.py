@@ -86,8 +86,9 @@ def align(
     """
     if not math.isfinite(seconds):
         raise ConfigurationError(f"{seconds} is no number of seconds to read", remedy="For example 4.")
-    for path in (a, b) if clock_file is not None else ():
-        check_out(path, clock_file, force=force)
+    if clock_file is not None:
+        check_out(a, clock_file, force=force)
+        check_out(b, clock_file, force=force)
     first, second = (open_events(path, format_name, tolerant=tolerant) for path in (a, b))
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
