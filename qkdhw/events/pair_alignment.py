@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from qkdhw.errors import ClockAlignmentError, ConfigurationError, EventError
 from qkdhw.events.alignment import MAX_PPM, MIN_SIGMA, check_ascending, sigma_of
 from qkdhw.events.pair_correlation import PairClock, PairPeak, Window, cut, find_pair_peak
-from qkdhw.events.pair_residuals import COLUMNS, MAX_RESIDUALS, Residuals, refine_pairs, settle_rivals
+from qkdhw.events.pair_residuals import COLUMNS, MAX_RESIDUALS, SLOPES, Residuals, refine_pairs, settle_rivals
 from qkdhw.model import DetectionBlock, EventKind
 from qkdhw.quantities import PS_PER_S
 
@@ -89,7 +89,8 @@ def align_pairs(
         b: Detections of the other, which may count in other ticks.
         offset_s: About how much later B's clock reads at the same moment.
         max_offset_s: How far from that the true difference may lie.
-        max_ppm: Largest relative difference of the two clocks, parts per million.
+        max_ppm: Largest relative difference of the two clocks that is searched, parts per million. The fine steps look
+            a little around what the search finds, so that one somewhat beyond is found, and told, as well.
         resolution_ps: Width of the finest bin: about as wide as the peak. Rounded down to 2^n ticks of B.
         span_s: How long a piece the final fit may see; over less if the rate is not constant over as much.
         max_bins: Give up when bins and windows together tell more rates apart than so many bins would.
@@ -220,7 +221,7 @@ def _significance(fine: Residuals, nominal: PairClock, reach_ticks: int, max_ppm
     """Judge the final peak by all offsets and rates that it might have had."""
     bins = (2 * reach_ticks * nominal.rate_q48 >> 16) >> fine.bin_shift
     rates = 2e-6 * max_ppm * (nominal.rate_q48 << fine.span_log2 >> 16) / 2.0**fine.bin_shift
-    significance = sigma_of(fine.log_p + math.log((bins + 1) * (rates + 1)))
+    significance = sigma_of(fine.log_p + math.log((bins + 1) * max(rates + 1, SLOPES)))
     if significance < MIN_SIGMA:
         raise _no_peak(significance, "single pairs of events", fine.pairs)
     return significance

@@ -22,6 +22,7 @@ COLUMNS = 128
 MAX_RESIDUALS = 2e6  # pairs of events that are looked at where fewer would do as well
 _ROWS = 32
 _REACH = 24  # columns to either side that the offset, and the shear from the first row to the last, may be off
+SLOPES = 2 * _REACH + 1  # that are looked at for the best one
 _NEAR = 2.5  # columns to either side that belong to the peak
 _RIVAL_DISTANCE = 5  # columns from the peak on that another may begin
 _MAX_SIDE = 1 << 19

@@ -187,6 +187,14 @@ def test_an_offset_or_a_rate_beyond_what_is_searched_is_refused():
             align_pairs(*blocks(streams), max_offset_s=0.02, max_ppm=10, max_bins=1 << 17)
 
 
+def test_a_rate_a_little_beyond_what_is_searched_is_found_and_all_slopes_looked_at_are_counted():
+    streams = pair_streams(19, rate=3e-6)
+    found = [align_pairs(*blocks(streams), max_ppm=max_ppm) for max_ppm in (0, 1e-6, 20)]
+    for each in found:
+        assert_within_a_bin(streams, each)
+    assert found[0].significance == found[1].significance  # few rates searched, but no fewer slopes
+
+
 def test_the_reported_chance_is_not_smaller_than_the_true_one():
     # Without pairs, at most one search in twenty may claim a chance of 5 % or less.
     runs, claims = 200, 0

@@ -56,7 +56,13 @@ MaxOffsetOption = Annotated[
     ),
 ]
 MaxPpmOption = Annotated[
-    float, typer.Option("--max-ppm", min=0.0, max=1000.0, help="Largest difference of the clocks' rates.")
+    float,
+    typer.Option(
+        "--max-ppm",
+        min=0.0,
+        max=1000.0,
+        help="Largest difference of the clocks' rates that is searched; one a little beyond is found and told as well.",
+    ),
 ]
 
 
