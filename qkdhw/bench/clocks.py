@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from qkdhw.bench.ordered import first_events
 from qkdhw.errors import ClockAlignmentError, ConfigurationError, EventError
+from qkdhw.events.alignment import Alignment
 from qkdhw.events.pair_alignment import MAX_OFFSET_S, RESOLUTION_PS, SPAN_S, PairAlignment, align_pairs
 from qkdhw.formats import EventFile
 from qkdhw.formats.event_file import Tally
@@ -368,6 +369,21 @@ def watched(file: EventFile, on_read: Callable[[Path, int, int], None]) -> Event
             yield block
 
     return replace(file, decode=decode)
+
+
+def slot_clock_facts(found: Alignment, period_ps: Fraction, tick_ps: Fraction) -> dict[str, Any]:
+    """Say how a sender's clock was found in terms of a receiver's, JSON-able.
+
+    The offset is the sender's time, which is the slot's number times its period, less the receiver's, at the first slot
+    of the sync frame; the rate is above 0 where the sender's clock is the faster.
+    """
+    clock = found.clock
+    return {
+        "offset_ps": float(clock.ref_slot * period_ps - Fraction(clock.centre_q32(clock.ref_slot), 1 << 32) * tick_ps),
+        "relative_rate_ppm": float(period_ps / (clock.period_ticks * tick_ps) - 1) * 1e6,
+        "significance_sigma": found.significance,
+        "matched_clicks": found.matched,
+    }
 
 
 def qber_facts(kept: Mapping[str, int], errors: Mapping[str, int]) -> dict[str, dict[str, float | None]]:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw.bench.clocks import FoundClock, OffsetGuess, guess_offset, qber_facts, watched
+from qkdhw.bench.clocks import FoundClock, OffsetGuess, guess_offset, qber_facts, slot_clock_facts, watched
 from qkdhw.bench.pipeline import RecordReader, SeededBytes, SiftedBits, sift_files, sift_pairs
 from qkdhw.errors import ClockAlignmentError, ConfigurationError, EventError, QkdhwError
 from qkdhw.events.wiring import FOUR_DETECTORS, Wiring
@@ -254,10 +254,11 @@ def _sifted(job: FileJob, files: Mapping[str, _BitFile], reading: _Reading) -> d
             files[f"{site}.key"].write(bits.key_bits, bits.n_key, high_first=False)
             files[f"{site}.test"].write(bits.test_bits, bits.n_test, high_first=False)
 
+    events = reading.open(job.path)
     with ExitStack() as stack:
         measured = stack.enter_context(RecordReader(options.bases[job.number])) if options.bases else None
         report = sift_files(
-            reading.open(job.path),
+            events,
             options.records[job.number],
             period_ps=options.period_ps,
             window_ps=options.window_ps,
@@ -277,6 +278,9 @@ def _sifted(job: FileJob, files: Mapping[str, _BitFile], reading: _Reading) -> d
         **qber_facts(_by_basis(report.kept.sum(axis=1)), _by_basis(report.errors.sum(axis=1))),
         "window_ps": float(options.window_ps),
         "period_ps": float(options.period_ps),
+        "alignment": None
+        if report.alignment is None
+        else slot_clock_facts(report.alignment, Fraction(options.period_ps), events.tick_ps),
         "receiver": _without_timing(report.receiver.as_dict()),
         "sender": asdict(report.sender),
     }
@@ -318,6 +322,7 @@ def _sifted_pairs(job: FileJob, files: Mapping[str, _BitFile], reading: _Reading
         "errors": errors,
         **qber_facts(kept, errors),
         "window_ps": float(options.window_ps),
+        "window_used_ps": float((2 * int(options.window_ps / 2 / b.tick_ps) + 1) * b.tick_ps),
         "alignment": found.as_dict(),
         "accidentals": report.accidentals,
         "announcer": _without_timing(asdict(report.announcer)),

@@ -68,7 +68,8 @@ def pairs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pulses(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pulses") / "run"
-    qkdhw("link", "simulate", PULSED, "--pulses", 30_000_000, "--record", "full", "--seed", 4, "--out", folder)
+    faster = ("--set", "tagger.clock_ppm=5")
+    qkdhw("link", "simulate", PULSED, "--pulses", 30_000_000, "--record", "full", "--seed", 4, "--out", folder, *faster)
     return folder
 
 
@@ -250,7 +251,7 @@ def test_two_sites_of_a_pair_source_are_aligned_and_sifted(pairs, tmp_path):
     assert clock["relative_rate_ppm"] == pytest.approx(-found["relative_rate_ppm"], abs=0.01)
     assert abs(clock["offset_ps"] + found["offset_ps"]) < 1000 + 1e-6 * 25 * 1e12
     assert clock["significance_sigma"] > 6
-    assert sifted["window_ps"] == 2000
+    assert (sifted["window_ps"], sifted["window_used_ps"]) == (2000, 17 * 125)
     n, wrong = sifted["kept"]["key"], sifted["errors"]["key"]
     assert sifted["qber"]["key"] == wrong / n
     assert sifted["qber_error"]["key"] == pytest.approx((wrong * (n - wrong) / n**3) ** 0.5, rel=0.1)
@@ -375,6 +376,10 @@ def test_a_receiver_is_sifted_against_the_senders_record(pulses):
     assert total > 1000
     assert sum(sum(each.values()) for each in sifted["errors"].values()) / total < 0.08
     assert (sifted["window_ps"], sifted["period_ps"]) == (500, round(period_ps))
+    clock = sifted["alignment"]
+    assert clock["significance_sigma"] > 6
+    assert clock["matched_clicks"] > 100
+    assert abs(clock["relative_rate_ppm"] + 5) < 0.01  # the receiver's clock is the faster
     said = qkdhw("events", "sift", *common)
     assert "QBER" in said
     sent, kept, ratio = re.search(r"test +│ 1 +│ ([\d,]+) +│ (\d+) +│ \d+ +│ (\S+)", said).groups()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +17,7 @@ from qkdhw.bench.pipeline.records import Records
 from qkdhw.bench.pipeline.sender import SenderPipeline
 from qkdhw.bench.pipeline.sifted import PipelineStatistics, SenderStatistics, SiftedBits, count_by_intensity
 from qkdhw.errors import PeerProtocolError
+from qkdhw.events.alignment import Alignment
 from qkdhw.events.wiring import FOUR_DETECTORS, Wiring
 from qkdhw.interfaces import TransmitterUnit
 from qkdhw.model import Basis
@@ -33,6 +34,7 @@ class SiftReport:
         sent: int64 (2, 3), pulses sent by basis and intensity, or None if the record does not have all.
         receiver: The receiver's statistics.
         sender: The sender's.
+        alignment: How the receiver's clock was found first; None if it was not, or was given.
     """
 
     kept: NDArray[np.int64]
@@ -40,6 +42,7 @@ class SiftReport:
     sent: NDArray[np.int64] | None
     receiver: PipelineStatistics
     sender: SenderStatistics
+    alignment: Alignment | None = None
 
     def qber(self, basis: Basis = Basis.KEY, intensity: int | None = None) -> float:
         """Return the error rate of a basis, of one intensity or of all; nan without bits."""
@@ -86,7 +89,7 @@ def sift_both(
         on_sifted(ours, theirs)
         ours.wipe()
         theirs.wipe()
-    return SiftReport(kept, errors, sender.sent, receiver.statistics, sender.statistics)
+    return SiftReport(kept, errors, sender.sent, receiver.statistics, sender.statistics, receiver.alignment)
 
 
 def sift_files(
@@ -132,7 +135,7 @@ def sift_files(
         report = sift_both(receiver, sender, on_sifted)
         if not isinstance(record, TransmitterUnit):
             sender.read_on()
-        return SiftReport(report.kept, report.errors, sender.sent, report.receiver, report.sender)
+        return replace(report, sent=sender.sent)
 
 
 def _errors(ours: SiftedBits, theirs: SiftedBits) -> NDArray[np.int64]:

@@ -32,7 +32,7 @@ from qkdhw.bench.pipeline.records import RecordReader
 from qkdhw.bench.pipeline.sifted import PipelineStatistics, SiftedBits, pack
 from qkdhw.bench.pipeline.sync_frame import SyncFrame
 from qkdhw.errors import ClockAlignmentError, PeerProtocolError
-from qkdhw.events.alignment import MAX_PPM, align_to_sync_frame
+from qkdhw.events.alignment import MAX_PPM, Alignment, align_to_sync_frame
 from qkdhw.events.clock import SlotClock
 from qkdhw.events.gating import Gate, GatedBlock, GatingStatistics
 from qkdhw.events.wiring import Wiring
@@ -119,6 +119,7 @@ class EventPipeline:
         self._log = ClockLog(on_clock)
         self._errors = ErrorWatch()
         self._lost: SlotClock | None = None
+        self._alignment: Alignment | None = None
         self._first_tick = self._lost_tick = self._early = 0
         self._tick_ps = Fraction(1)
         self._is_anew = False
@@ -153,6 +154,11 @@ class EventPipeline:
     def clock(self) -> SlotClock | None:
         """The clock as last corrected, or None while it is not known."""
         return self._gate.clock if self._gate else self._clock
+
+    @property
+    def alignment(self) -> Alignment | None:
+        """How the clock was found first, or None if it was not, or was given."""
+        return self._alignment
 
     @property
     def clock_changes(self) -> tuple[ClockChange, ...]:
@@ -350,14 +356,15 @@ class EventPipeline:
             raise StopIteration
         tick_ps = self._tick_ps = self._waiting[0].tick_ps
         if frame is not None:
-            clock = align_to_sync_frame(
+            self._alignment = align_to_sync_frame(
                 joined(list(self._waiting)),
                 self._wiring,
                 frame.record,
                 frame.first_slot,
                 self._period_ps / tick_ps,
                 max_ppm=self._max_ppm,
-            ).clock
+            )
+            clock = self._alignment.clock
         if clock is None:
             raise ValueError("there is neither a clock nor a sync frame")
         return self._new_gate(clock)

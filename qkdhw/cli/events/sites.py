@@ -258,13 +258,15 @@ def _print_sifted(result: FileResult, *, bases: bool) -> None:
     out.print(table)
     if result.facts.get("sent") is not None:
         _print_gains(result.facts)
-    if "accidentals" in result.facts:
-        found = result.facts["alignment"]
+    found = result.facts["alignment"]
+    if found is not None:
         out.print(
             f"the second clock reads {found['offset_ps'] / 1e12:.12g} s more, {found['relative_rate_ppm']:+.6g} ppm, "
             f"{found['significance_sigma']:.0f} standard deviations",
             highlight=False,
+            soft_wrap=True,
         )
+    if "accidentals" in result.facts:
         met = _total(result.facts["kept"]) + result.facts["sifter"]["n_refused"]
         by_chance = f"about {result.facts['accidentals']:,.0f} by chance"
         out.print(f"{met:,} coincidences in all bases, {by_chance}", highlight=False)
