@@ -1,8 +1,11 @@
 """`qkdhw events`: what its analyses say of an emulated link, against NumPy and against the link's truth."""
 
 import json
+import os
 import re
+import subprocess
 import sys
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -236,7 +239,7 @@ def test_two_sites_of_a_pair_source_are_aligned_and_sifted(pairs, tmp_path):
     assert sum(sifted["kept"].values()) > 1000
     said = qkdhw("events", "sift", pairs / "bob.parquet", pairs / "alice.parquet", "--window", 2000)
     met, by_chance = (
-        int(n.replace(",", "")) for n in re.search(r"([\d,]+) coinc.*about ([\d,]+) by ch", said).groups()
+        int(n.replace(",", "")) for n in re.search(r"([\d,]+) coinc.*about ([\d,]+) ± [\d,]+ by ch", said).groups()
     )
     assert abs(met - 2 * sum(sifted["kept"].values())) < 6 * met**0.5
     assert by_chance == round(sifted["accidentals"])
@@ -396,6 +399,33 @@ def test_a_receiver_that_switches_gives_its_bases(tmp_path):
     assert sum(sifted["kept"]["test"].values()) > 500
     assert sifted["qber"]["key"] < 0.03
     assert sifted["qber"]["test"] < 0.05
+
+
+def shown_on_a_terminal(*arguments):
+    """What a command shows on a terminal, without what moves the cursor or colours."""
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as shown, os.fdopen(theirs, "wb") as terminal:
+        command = [sys.executable, "-m", "qkdhw", *map(str, arguments)]
+        environment = os.environ | {"TERM": "xterm", "COLUMNS": "160"}
+        with subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment) as process:
+            terminal.close()
+            octets = b""
+            with suppress(OSError):  # a terminal that nobody writes to any more
+                while part := shown.read(65536):
+                    octets += part
+        assert process.returncode == 0, octets
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", octets.decode())
+
+
+@pytest.mark.parametrize("command", ["align", "sift", "process"])
+def test_a_person_sees_events_rate_and_what_is_left(pairs, command):
+    alice, bob = pairs / "alice.parquet", pairs / "bob.parquet"
+    more = {"align": [alice, bob], "sift": [bob, alice, "--window", 2000], "process": [bob, alice]}[command]
+    said = shown_on_a_terminal("events", command, *more)
+    assert re.search(r"[1-9][\d,]+ events, \d+\.\d M/s", said), said
+    assert re.search(r"\d:\d\d:\d\d", said)
+    if command == "process":
+        assert "of 2" in said
 
 
 def test_many_files_give_a_line_each_and_a_failure_an_exit_code(pairs, tmp_path):

@@ -98,24 +98,28 @@ def align(
     first, second = (open_events(path, format_name, tolerant=tolerant) for path in (a, b))
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        reading = {path: progress.add_task(f"reading {path.name}", total=seconds) for path in (first.path, second.path)}
+        waiting = [first.path, second.path]
+        reading = {path: progress.add_task(f"reading {path.name}", total=seconds, start=False) for path in waiting}
 
         def follow(file: EventFile) -> Iterator[DetectionBlock]:
-            """Pass the blocks on and show how much of what is asked for is read, and how fast."""
+            """Pass the blocks on and show how much of what is asked for is read, and how fast; then the search."""
             task, events, begin = reading[file.path], 0, None
-            for block in file.read_blocks():
-                events += len(block)
-                begin = int(block.time_ticks[0]) if begin is None else begin
-                read_s = (int(block.time_ticks[-1]) - begin) * file.tick_ps / PS_PER_S
-                spent_s = progress.tasks[task].elapsed
-                rate = f", {events / spent_s / 1e6:,.1f} M/s" if spent_s else ""
-                progress.update(
-                    task,
-                    completed=min(seconds, float(read_s)),
-                    description=f"{file.path.name}: {events:,} events{rate}",
-                )
-                yield block
-            progress.update(task, completed=seconds)
+            progress.start_task(task)
+            try:
+                for block in file.read_blocks():
+                    events += len(block)
+                    begin = int(block.time_ticks[0]) if begin is None else begin
+                    read_s = float((int(block.time_ticks[-1]) - begin) * file.tick_ps / PS_PER_S)
+                    spent_s = progress.tasks[task].elapsed
+                    rate = f", {events / spent_s / 1e6:,.1f} M/s" if spent_s else ""
+                    said = f"{file.path.name}: {events:,} events{rate}"
+                    progress.update(task, completed=min(seconds, read_s), description=said)
+                    yield block
+            finally:
+                waiting.remove(file.path)
+                progress.stop_task(task)
+                if not waiting:
+                    progress.add_task("searching for the clock", total=None)
 
         found = align_files(
             first, second, seconds=seconds, offset_s=offset_s, max_offset_s=max_offset_s, max_ppm=max_ppm,
