@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -180,7 +181,8 @@ class EventCounter:
         said = f"steps back in time: {self._order.backward}, first at event {self._order.first_backward}"
         if source.fine_tick_ps is not None:
             return said
-        return f"{said}; --order-within {self._order_with_dummies.largest_back * source.tick_ps} puts them right"
+        back_ps = math.ceil(self._order_with_dummies.largest_back * source.tick_ps)
+        return f"{said}; --order-within {back_ps} puts them right"
 
     def _anomalies(self, source: EventFile) -> list[str]:
         tally = source.tally

@@ -23,7 +23,7 @@ from qkdhw_emulators.serve import serve_unit
 from qkdhw_emulators.world import World
 
 N_FAULTS = int(os.environ.get("QKDHW_FAULTS", "2000"))
-N_HAMMER = int(os.environ.get("QKDHW_EXCHANGES", "4000"))
+N_HAMMER = int(os.environ.get("QKDHW_EXCHANGES", "10000"))
 N_LATE = int(os.environ.get("QKDHW_LATE_REPLIES", "60"))
 LIMITS_S = (0, 0) if "QKDHW_FAULTS" in os.environ or "QKDHW_LATE_REPLIES" in os.environ else (300, 600)
 N_SHARES = 4

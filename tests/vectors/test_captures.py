@@ -98,7 +98,7 @@ def test_tdc2_rollover(name):
     assert (found.records, found.kinds) == (1000, {"photon": 862, "dummy": 138})
     assert found.channels == {1: 431, 4: 431}
     assert (found.backward_steps, found.backward_steps_with_dummies) == (4, 8)
-    assert found.anomalies == ("steps back in time: 4, first at event 278",)
+    assert found.anomalies == ("steps back in time: 4, first at event 278; --order-within 96969133 puts them right",)
 
 
 def test_the_three_forms_of_one_recording_are_the_same_events():
