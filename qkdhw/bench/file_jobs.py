@@ -325,6 +325,7 @@ def _sifted_pairs(job: FileJob, files: Mapping[str, _BitFile], reading: _Reading
         "window_used_ps": float((2 * int(options.window_ps / 2 / b.tick_ps) + 1) * b.tick_ps),
         "alignment": found.as_dict(),
         "accidentals": report.accidentals,
+        "accidentals_error": report.accidentals_error,
         "announcer": _without_timing(asdict(report.announcer)),
         "sifter": _without_timing(asdict(report.sifter)),
     }

@@ -427,8 +427,9 @@ class PairSifter:
         matched, several, contested, edge = work.counts.tolist()
         # A detection whose true partner is in the window takes no accidental one, or seldom.
         share = edge * self._edge_weight / max(1, work.n)
-        accidentals = float((work.n - matched) * share / (1 - share)) if share < 1 else float("inf")
-        counts = PairCounts(work.n, matched, several, contested, edge, min(accidentals, float(matched)))
+        # No less where it is more than were matched, which happens by chance: sums over blocks would be too low.
+        accidentals = float((work.n - matched) * share / (1 - share)) if share < 1 else float(matched)
+        counts = PairCounts(work.n, matched, several, contested, edge, accidentals)
         return PairAnswer(reply, sifted, counts)
 
 

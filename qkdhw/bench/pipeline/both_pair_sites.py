@@ -30,6 +30,7 @@ class PairReport:
         kept: int64 (2,), sifted bits by basis.
         errors: int64 (2,), those of them that differ between the sites.
         accidentals: How many coincidences are expected to be accidental.
+        accidentals_error: Standard error of that.
         alignment: The clock of the second site in terms of the first's, as it was found first.
         clock_changes: When it was lost and found again after that, the latest of them.
         announcer: The first site's statistics.
@@ -39,6 +40,7 @@ class PairReport:
     kept: NDArray[np.int64]
     errors: NDArray[np.int64]
     accidentals: float
+    accidentals_error: float
     alignment: PairAlignment
     clock_changes: tuple[ClockChange, ...]
     announcer: PairStatistics
@@ -118,8 +120,9 @@ def sift_pairs(
             take(sifter.answer(announcement))
         take(sifter.finish())
         return PairReport(
-            kept, errors, sifter.accidentals, alignment, sifter.clock_changes, announcer.statistics, sifter.statistics
-        )
+            kept, errors, sifter.accidentals, sifter.accidentals_error, alignment, sifter.clock_changes,
+            announcer.statistics, sifter.statistics,
+        )  # fmt: skip
 
 
 def _errors(ours: SiftedPairs, theirs: SiftedPairs) -> tuple[int, int]:

@@ -105,7 +105,12 @@ class PairSifterPipeline(_PairSite):
         self._own_ended = self._stepped = False
         self._matched = 0
         self._failure: ClockAlignmentError | None = None
-        self.accidentals = 0.0
+        self.accidentals = self._accidentals_variance = 0.0
+
+    @property
+    def accidentals_error(self) -> float:
+        """Standard error of `accidentals`, which are told from Poissonian counts outside the window."""
+        return math.sqrt(self._accidentals_variance)
 
     @property
     def statistics(self) -> PairStatistics:
@@ -315,7 +320,9 @@ class PairSifterPipeline(_PairSite):
         self._matched += answer.counts.matched
         self._n_key += answer.sifted.n_key
         self._n_test += answer.sifted.n_test
-        self.accidentals += answer.counts.accidentals
+        counts = answer.counts
+        self.accidentals += counts.accidentals
+        self._accidentals_variance += counts.accidentals**2 / max(1, counts.edge)
         return answer
 
 

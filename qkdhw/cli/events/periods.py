@@ -76,19 +76,19 @@ def histogram(
             axes.set(xlabel=f"time {since} / ps", ylabel=f"photons in {width_ps:g} ps", title=file.name)
             axes.legend()
     if as_json:
-        lists = {c: [n if math.isfinite(n) else None for n in per_bin.tolist()] for c, per_bin in even.items()}
+        lists = {c: [n if math.isfinite(n) else None for n in each.tolist()] for c, each in even.items()}
         print_json(
             {"bin_ps": width_ps, "counts": {c: n.tolist() for c, n in counts.items()}, "counts_of_even_bins": lists}
         )
         return
     table = Table("channel", "photons", "busiest bin / ps", "photons in it", "in the median bin")
-    for channel, counted in counts.items():
+    for channel, per_bin in counts.items():
         best = int(np.nanargmax(even[channel]))
         cells = (
             channel,
-            f"{counted.sum():,}",
+            f"{per_bin.sum():,}",
             f"{best * width_ps:,.1f}",
-            f"{counted[best]:,}",
+            f"{per_bin[best]:,}",
             f"{np.nanmedian(even[channel]):g}",
         )
         table.add_row(*map(str, cells))

@@ -268,7 +268,7 @@ def _print_sifted(result: FileResult, *, bases: bool) -> None:
         )
     if "accidentals" in result.facts:
         met = _total(result.facts["kept"]) + result.facts["sifter"]["n_refused"]
-        by_chance = f"about {result.facts['accidentals']:,.0f} by chance"
+        by_chance = f"about {result.facts['accidentals']:,.0f} ± {result.facts['accidentals_error']:,.0f} by chance"
         out.print(f"{met:,} coincidences in all bases, {by_chance}", highlight=False)
     fates = Table("site", "counted there", "events")
     for site in ("receiver", "sender", "announcer", "sifter"):
