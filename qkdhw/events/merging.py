@@ -259,8 +259,8 @@ class _Input:
                 f"event {index} lies {back_ps} ps before the latest event of its stream, more than the ordering "
                 f"window of {self._window * self._tick_ps / self._factor} ps",
                 index=index,
-                remedy=f"Put events in order within {back_ps} ps or more (--order-within; `qkdhw events info` says "
-                "how far they step back), or have late events dropped and counted.",
+                remedy=f"Put events in order within {math.ceil(back_ps)} ps or more (--order-within; `events info` "
+                "says how far they step back), or have late events dropped and counted.",
             )
         kept += written
         self.state = state

@@ -208,7 +208,8 @@ def _whole_numbers(path: Path | str, column: Any, name: str) -> NDArray[Any]:
         raise EventError(
             f"{path}: {name} is {numbers.min()} to {numbers.max()} in some rows", remedy=f"it must be 0 to {most}"
         )
-    return numbers.astype(kind, copy=False)
+    whole: NDArray[Any] = numbers.astype(kind, copy=False)
+    return whole
 
 
 def _rows(
