@@ -172,7 +172,8 @@ class OffsetGuess:
         max_offset_s: How far from that it is looked for.
         source: "given", "same epoch" (none was given, and the times overlap), or "first events" (none was given, the
             times do not overlap, and the files were taken to begin at about the same moment).
-        late_s: How much later than the first file the second begins, if that is so; below 0 if it begins earlier.
+        late_s: How much of the first file lies before the second's beginning, if that is so, or the other way round if
+            it is below 0; 0 where the part that is searched has both anyway.
         a_ticks: The time of the first file's first photon, in its ticks.
     """
 
@@ -222,6 +223,9 @@ def guess_offset(
     if offset_s is not None:
         return OffsetGuess(offset_s, max_offset_s, "given", apart_s - offset_s, a_ticks)
     if abs(apart_s) < Fraction(seconds) + Fraction(max_offset_s):
+        return OffsetGuess(Fraction(0), max_offset_s, "same epoch", Fraction(0), a_ticks)
+    earlier, later_ps = (a, a_ticks * a.tick_ps + apart_s * PS_PER_S) if apart_s > 0 else (b, a_ticks * a.tick_ps)
+    if any(int(block.time_ticks[-1]) * earlier.tick_ps >= later_ps for block in earlier.read_blocks()):
         return OffsetGuess(Fraction(0), max_offset_s, "same epoch", apart_s, a_ticks)
     return OffsetGuess(apart_s, max(max_offset_s, seconds / 2), "first events", Fraction(0), a_ticks)
 
@@ -309,10 +313,7 @@ def align_files(
         EventError: A file has no events, or cannot be read.
     """
     guess = guess_offset(a, b, offset_s=offset_s, max_offset_s=max_offset_s, seconds=seconds)
-    if offset_s is None:
-        skipped_s = [Fraction(0), Fraction(0)]
-    else:
-        skipped_s = [max(Fraction(0), late_s - Fraction(max_offset_s)) for late_s in (guess.late_s, -guess.late_s)]
+    skipped_s = [max(Fraction(0), late_s - Fraction(max_offset_s)) for late_s in (guess.late_s, -guess.late_s)]
     first, second = (
         first_events(_without_start(file, skip, follow), seconds) for file, skip in zip((a, b), skipped_s, strict=True)
     )

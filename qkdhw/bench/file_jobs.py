@@ -332,9 +332,8 @@ def _sifted_pairs(job: FileJob, files: Mapping[str, _BitFile], reading: _Reading
 
 
 def _searched_s(options: ProcessOptions, guess: OffsetGuess) -> Fraction:
-    """Return how much of the first file is searched: so much of what the second has too, if a guess says where."""
-    late_s = guess.late_s if guess.source == "given" else Fraction(0)
-    return Fraction(options.align_s) + max(Fraction(0), late_s)
+    """Return how much of the first file is searched: so much of what the second has too."""
+    return Fraction(options.align_s) + max(Fraction(0), guess.late_s)
 
 
 def _by_basis(counts: NDArray[np.int64]) -> dict[str, int]:

@@ -276,6 +276,20 @@ def test_taggers_started_seconds_apart_are_sifted_when_enough_is_searched(tmp_pa
     assert guessed["alignment"]["offset_guess_from"] == "given"
 
 
+def test_taggers_of_one_epoch_that_were_started_apart_need_no_guess(pairs, tmp_path):
+    """One file begins five seconds before the other: what both have is searched, not the beginnings."""
+    blocks = list(open_events(pairs / "alice.parquet").read_blocks())
+    ticks = np.concatenate([block.time_ticks for block in blocks])
+    keep = ticks - ticks[0] >= 4.5 * 10**12 / TICK_PS
+    late = write(tmp_path / "late.parquet", ticks[keep], np.concatenate([block.channel for block in blocks])[keep])
+    for files in ([pairs / "bob.parquet", late], [late, pairs / "bob.parquet"]):
+        found = events("align", *files)
+        assert found["offset_guess_from"] == "same epoch"
+        sifted = events("sift", *files, "--window", 2000)
+        assert sum(sifted["kept"].values()) > 200
+        assert sifted["alignment"]["offset_guess_from"] == "same epoch"
+
+
 @pytest.fixture(scope="module")
 def epochs(pairs, tmp_path_factory):
     """The pairs of a run, with bob's file as a tagger writes it that was switched on 20 hours before alice's."""

@@ -102,6 +102,11 @@ def test_where_a_search_begins(tmp_path):
     assert (near.offset_s, near.max_offset_s, near.source) == (0, 0.1, "same epoch")
     guessed = guess_offset(a, far, offset_s=None, max_offset_s=0.1, seconds=2.0)
     assert (guessed.offset_s, guessed.max_offset_s, guessed.source) == (4995, 1.0, "first events")
+    write_events(tmp_path / "long.parquet", [block(second * np.arange(5001), Fraction(125))], tick_ps=Fraction(125))
+    long = open_events(tmp_path / "long.parquet")
+    for first, other, late_s in ((long, far, 5000), (far, long, -5000)):
+        same = guess_offset(first, other, offset_s=None, max_offset_s=0.1, seconds=2.0)
+        assert (same.offset_s, same.max_offset_s, same.source, same.late_s) == (0, 0.1, "same epoch", late_s)
     told = guess_offset(a, far, offset_s=Fraction(4990), max_offset_s=0.1, seconds=2.0)
     assert (told.offset_s, told.max_offset_s, told.source, told.late_s) == (4990, 0.1, "given", 5)
     assert told.a_ticks == 5 * second
