@@ -202,6 +202,22 @@ def test_a_reply_that_places_nothing_is_for_what_waits():
         announcer.sift(b"QPL\x01" + (7).to_bytes(4, "little"))
 
 
+def test_an_announcement_far_in_the_future_is_refused_before_own_events_are_kept_for_it(light):
+    ends, _ = light
+    with (
+        PairAnnouncerPipeline(iter(ends["bob"]), FOUR_DETECTORS) as announcer,
+        PairSifterPipeline(iter(ends["alice"]), FOUR_DETECTORS, window_ps=WINDOW_PS, max_lost_s=5.0) as sifter,
+    ):
+        sifter.align(announcer.first_times())
+        before = sifter.statistics.n_events
+        first = next(announcer)
+        far = PairAnnouncer().announce(np.array([1 << 58]), np.zeros(1, np.uint8))
+        with pytest.raises(PeerProtocolError, match="more than 5 s at once"):
+            sifter.answer(far)
+        assert sifter.statistics.n_events == before
+        sifter.answer(first)  # what it refused changed nothing
+
+
 def test_an_announcement_out_of_order_is_refused(light):
     ends, _ = light
     with (

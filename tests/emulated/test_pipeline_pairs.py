@@ -5,6 +5,7 @@ QKDHW_PIPELINE_PULSES, here pairs at the source, says how long the link is judge
 
 import itertools
 import os
+import struct
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 from optics_judges import LEAST_P, changed, p_chi_square
 from test_pipeline import check_balance, cut_at, whole
 
+from qkdhw._core import rice
 from qkdhw.bench.pipeline import PairAnnouncerPipeline, PairSifterPipeline, SeededBytes, sift_pairs
+from qkdhw.bench.pipeline.pairs import parse_first_times
 from qkdhw.bench.pipeline.photons import PhotonFilter
 from qkdhw.errors import ClockAlignmentError, NonMonotonicTimeError, PeerProtocolError
 from qkdhw.events.wiring import FOUR_DETECTORS
@@ -185,10 +188,30 @@ def test_what_is_no_detection_is_counted_and_time_goes_forwards():
         photons.feed(block)
 
 
-@pytest.mark.parametrize("message", [b"", b"QPT\x02" + bytes(30), b"QPT\x01\xff" + bytes(30)])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"QPT\x02" + bytes(30),
+        b"QPT\x01\xff" + bytes(30),
+        b"QPT\x01" + struct.pack("<Iqqq", 0, 0, 1 << 62, 1),
+        b"QPT\x01" + struct.pack("<Iqqq", 0, 0, 1, 1 << 62),
+    ],
+)
 def test_bytes_that_are_no_first_times(message):
     with PairSifterPipeline([], FOUR_DETECTORS, window_ps=1000) as sifter, pytest.raises(PeerProtocolError):
         sifter.align(message)
+
+
+def test_first_times_of_more_than_an_hour_are_refused():
+    """Else a few bytes could make a site keep all of its events."""
+    data = np.empty(12 * 20 + 9, np.uint8)
+    size = rice.encode_gaps(np.arange(20) * 200, np.empty(0, np.uint8), 0, 0, data)
+    head, body = b"QPT\x01" + struct.pack("<Iq", 20, 0), data[:size].tobytes()
+    units, unit_ps = parse_first_times(head + struct.pack("<qq", 9 * 10**11, 1) + body)
+    assert (units[-1], unit_ps) == (3800, 9 * 10**11)
+    with pytest.raises(PeerProtocolError):
+        parse_first_times(head + struct.pack("<qq", 10**12, 1) + body)
 
 
 def test_answers_need_a_clock():

@@ -101,6 +101,7 @@ class PairSifterPipeline(_PairSite):
         self._last_sequence = -1
         self._first_unit: int | None = None
         self._last_unit = self._own_last = self._tracked_to = -(1 << 62)
+        self._heard_to = 0  # the peer's last time, in an announcement or before
         self._lost_ticks = 0
         self._own_ended = self._stepped = False
         self._matched = 0
@@ -160,7 +161,7 @@ class PairSifterPipeline(_PairSite):
             resolution_ticks=self._window_ps / tick_ps,
             span_ticks=int(span_s * PS_PER_S / unit_ps) + 1,
         )
-        self._unit_ps = unit_ps
+        self._unit_ps, self._heard_to = unit_ps, int(units[-1])
         self._tracker = PairTracker(
             found.clock,
             unit_ps,
@@ -195,11 +196,16 @@ class PairSifterPipeline(_PairSite):
                 f"bad announcement, byte 4: number {sequence} does not follow {self._last_sequence} in time and number",
                 remedy="Drop this message; check that both sites run the same version.",
             )
+        if len(units) and (int(units[-1]) - self._heard_to) * self._unit_ps > Fraction(self._max_lost_s) * PS_PER_S:
+            raise PeerProtocolError(
+                f"bad announcement, byte 12: its times go on for more than {self._max_lost_s:g} s at once",
+                remedy="Drop this message; a longer pause of the light needs a new stream, or a larger max_lost_s.",
+            )
         self._last_sequence = sequence
         if not len(units):
             return [unplaced_answer(sequence, 0)]
         self._first_unit = int(units[0]) if self._first_unit is None else self._first_unit
-        self._last_unit = int(units[-1])
+        self._last_unit = self._heard_to = int(units[-1])
         self._pending.append(_Announced(sequence, announcement, int(units[0]), self._last_unit, len(units)))
         self._untracked_units.append(units)
         self._read_to(placer, self._last_unit)

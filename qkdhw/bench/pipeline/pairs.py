@@ -30,6 +30,8 @@ MAX_WAITING = 64
 _TIMES = struct.Struct("<4sIqqq")
 _MAGIC = b"QPT\x01"
 _LIMIT = 1 << 61
+_MOST_KEPT_S = 3600  # of own events, while the clock is looked for
+_SHORTEST_UNIT_PS, _LONGEST_UNIT_PS = Fraction(1, 1 << 20), 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +140,14 @@ class _PairSite:
         return self._waiting.popleft() if self._waiting else self._read()
 
     def _wait_for(self, span_s: Fraction, *, until_s: Fraction | None = None) -> Photons:
-        """Read so long a time, and up to a time of the own clock, keep it and return it in one."""
+        """Read so long a time, and up to a time of the own clock, keep it and return it in one; an hour at most."""
         while (photons := self._read()) is not None:
             if len(photons):
                 self._waiting.append(photons)
                 span = int(photons.ticks[-1]) - int(self._waiting[0].ticks[0])
                 reached = until_s is None or int(photons.ticks[-1]) * self._tick_ps >= until_s * PS_PER_S
-                if reached and span * self._tick_ps >= span_s * PS_PER_S:
+                span_ps = span * self._tick_ps
+                if span_ps >= _MOST_KEPT_S * PS_PER_S or (reached and span_ps >= span_s * PS_PER_S):
                     break
         nothing = Photons(np.empty(0, np.int64), np.empty(0, np.uint8))
         return Photons(np.concatenate([nothing.ticks, *(p.ticks for p in self._waiting)]), nothing.detectors)
@@ -296,8 +299,13 @@ def parse_first_times(message: bytes) -> tuple[NDArray[np.int64], Fraction]:
     # A time takes two bits at least, so this also bounds n by what was received.
     if magic != _MAGIC or above < 1 or below < 1 or 2 * n > 8 * (len(message) - _TIMES.size) or abs(first) > _LIMIT:
         raise wrong
+    unit_ps = Fraction(above, below)
+    if not _SHORTEST_UNIT_PS <= unit_ps <= _LONGEST_UNIT_PS:
+        raise wrong
     units = np.empty(n, np.int64)
     data = np.frombuffer(message + bytes(8), np.uint8, offset=_TIMES.size)
     if rice.decode_gaps(data, first, 0, _LIMIT, units) < 0:
         raise wrong
-    return units, Fraction(above, below)
+    if n and int(units[-1] - units[0]) * unit_ps > _MOST_KEPT_S * PS_PER_S:
+        raise wrong
+    return units, unit_ps
