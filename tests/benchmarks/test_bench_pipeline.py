@@ -153,7 +153,7 @@ def pair_ends():
 
 def test_bench_pair_pipelines(benchmark):
     """Blocks of two sites in memory to sifted bits of both, after the search of the clock."""
-    blocks, n_tiles = pair_ends(), max(4, MOST // 700_000)
+    blocks, n_tiles = pair_ends(), max(80, MOST // 700_000)  # a second of work: memory is grown once
 
     def sift():
         with (
