@@ -37,13 +37,13 @@ cdef extern from *:
     }
 
     /* Decode blocks of 16 HydraHarp records, T3 if fine is given, as long as all are valid; stop before others.
-       Sums of overflows stay below limit by 2^54, what 16 records can add. Returns the records decoded. Outputs have
+       Sums of overflows stay below limit by 2^60, what 1024 records can add. Returns the records decoded. Outputs have
        room for as many events as records; what lies beyond the events may be overwritten. */
     __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,bmi2,popcnt"))) static ptrdiff_t ptu_decode_avx512(
         const uint32_t *record, ptrdiff_t n, int64_t wrap, int counted, int64_t limit, int64_t *time, uint16_t *fine,
         uint8_t *channel, uint8_t *kind, ptrdiff_t *events, int64_t *base, int64_t *overflows)
     {
-        ptrdiff_t i, k = 0, overs = 0;
+        ptrdiff_t i, k = 0;
         __m512i one = _mm512_set1_epi32(1), wraps = _mm512_set1_epi64(wrap), last = _mm512_set1_epi64(7);
         __m512i low = _mm512_set1_epi32(fine ? 0x3FF : 0x1FFFFFF), sum = _mm512_set1_epi64(*base);
         for (i = 0; i + 16 <= n; i += 16) {
@@ -55,7 +55,8 @@ cdef extern from *:
             __mmask16 other = special & ~over;
             __mmask16 invalid = _mm512_mask_cmpgt_epi32_mask(other, source, _mm512_set1_epi32(15));
             if (fine) invalid |= _mm512_mask_cmpeq_epi32_mask(other, source, _mm512_setzero_si512());
-            if (invalid || _mm512_mask_cmpge_epi64_mask(1, sum, _mm512_set1_epi64(limit))) break;
+            if (invalid) break;
+            if (i % 1024 == 0 && _mm_cvtsi128_si64(_mm512_castsi512_si128(sum)) >= limit) break;
 
             __m512i count = _mm512_maskz_max_epu32(over, counted ? ticks : one, one);
             count = ptu_sums(count); /* 16 times 2^25 fit 32 bits */
@@ -81,10 +82,9 @@ cdef extern from *:
                     _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(keep, delay)));
             }
             k += __builtin_popcount(keep);
-            overs += __builtin_popcount(over);
         }
         *events = k;
-        *overflows += overs;
+        *overflows += i - k; /* each record is one or the other */
         *base = _mm_cvtsi128_si64(_mm512_castsi512_si128(sum));
         return i;
     }
@@ -118,8 +118,8 @@ cdef enum:
 
 # A file that adds up to more than this is corrupt; staying below it keeps every sum inside int64.
 cdef int64_t LARGEST_TICKS = <int64_t>1 << 61
-# Up to here sixteen records, each of at most 2^25 wraps of 2^25 ticks, cannot reach it.
-cdef int64_t ANY_TICKS = LARGEST_TICKS - (<int64_t>1 << 54)
+# Up to here 1024 records, each of at most 2^25 wraps of 2^25 ticks, cannot reach it.
+cdef int64_t ANY_TICKS = LARGEST_TICKS - (<int64_t>1 << 60)
 
 
 def decode_picoharp_t2(

@@ -150,3 +150,19 @@ def test_wrong_lengths_are_refused():
         ptu.decode_picoharp_t3(record, time, fine[:1], byte, byte, state)
     with pytest.raises(ValueError, match="shorter"):
         ptu.decode_picoharp_t2(record, time, byte[:1], byte, state)
+
+
+@pytest.mark.parametrize("between", [0, 1, 15, 700])
+def test_overflows_up_to_the_largest_time_are_added_alike(between):
+    """Each of these adds 2^50 ticks: at 2^61 the rest is invalid, wherever blocks of the fast loop begin."""
+    record = np.zeros(2200 * (between + 1), np.uint32)
+    record[:: between + 1] = 0xFE000000 | 0x1FFFFFF
+    found = []
+    for portable in (False, True):
+        columns = np.empty(len(record), np.int64), np.empty(len(record), np.uint8), np.empty(len(record), np.uint8)
+        state = np.zeros(4, np.int64)
+        n = ptu.decode_hydraharp_t2(record, 1 << 25, True, *columns, state, portable)
+        found.append(([column[:n].tolist() for column in columns], state.tolist()))
+    assert found[0] == found[1]
+    assert (1 << 61) - (1 << 51) < found[0][1][0] <= 1 << 61
+    assert found[0][1][2] > 100
