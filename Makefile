@@ -15,7 +15,7 @@ SOURCES := $(wildcard ext/*.pyx ext/*.pxd ext/optics/*.pyx ext/optics/*.pxd) set
 ON_PATH = $(BIN)/python -c "import pathlib, sysconfig; \
   pathlib.Path(sysconfig.get_path('purelib'), 'qkdhw-checkout.pth').write_text('$(CURDIR)\n')"
 
-.PHONY: help demo test judges sanitize bounds fuzz check bench docs format dist lock clean system
+.PHONY: help demo test coverage judges sanitize bounds fuzz check bench docs format dist lock clean system
 
 help:            ## show this list
 	@sed -n 's/^\([a-z]*\): .*##/  make \1\t/p' Makefile
@@ -23,7 +23,10 @@ help:            ## show this list
 demo: $(VENV)/.run system ## the main job: two emulated QKD units to one key in two HSMs and a TLS session on it
 	@$(BIN)/qkdhw demo $(ARGS)
 
-test: $(VENV)/.dev system ## every test, with coverage; they wait more than they work: eight at a time on two cores
+test: $(VENV)/.dev system ## every test; they wait more than they work: eight at a time on two cores
+	$(BIN)/pytest -n $(WORKERS) --maxschedchunk 1 $(ARGS)
+
+coverage: $(VENV)/.dev system ## every test, and which lines they run; half as long again
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n $(WORKERS) --maxschedchunk 1 $(ARGS)
 	$(BIN)/coverage combine --quiet
@@ -37,7 +40,7 @@ build_judge = @mkdir -p build/judge && echo "building the kernels for make $@" &
   $(1) $(BIN)/python setup.py -q build --build-base build/judge/$@ --build-lib build/judge/$@/lib >build/judge/$@.log 2>&1 || \
   { cat build/judge/$@.log; exit 1; }
 kernel_tests = PYTHONPATH=$(CURDIR)/build/judge/$@/lib $(1) $(BIN)/pytest tests/kernels tests/judges/canary_$@.py \
-  -q -n 2 -p no:randomly --capture=sys
+  -q -n 2 -p no:randomly --capture=sys --hypothesis-profile=judges
 
 sanitize: $(VENV)/.dev ## the kernel tests with gcc's sanitizers of addresses and undefined behaviour
 	$(call build_judge,QKDHW_SANITIZE=1)

@@ -14,12 +14,13 @@ LONGEST_WAIT_S = 5.0
 
 # A slow machine fails no test: Hypothesis counts neither the time of an example nor that of making one up. Its examples
 # are the same in each run, so that a change is judged by what it changes; QKDHW_EXPLORE=1 looks for new ones.
-settings.register_profile(
-    "any-machine",
+ANY_MACHINE = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     derandomize=os.environ.get("QKDHW_EXPLORE") != "1",
 )
+settings.register_profile("any-machine", ANY_MACHINE)
+settings.register_profile("judges", ANY_MACHINE, max_examples=30)  # the same tests on builds that are slow and see more
 settings.load_profile("any-machine")
 
 

@@ -179,9 +179,12 @@ def _run(options: RunOptions, name: str, out: Path | None, *, plots: bool) -> di
         for number in (signal.SIGTERM, signal.SIGHUP):  # whoever ends the run finds no half-written folder
             stack.callback(signal.signal, number, signal.signal(number, told.end))
         folder = None if out is None else stack.enter_context(whole_folder(out))
+        told.waits_for_cell = True
         with LinkRun(options, folder) as run:
             stack.enter_context(_interruptible(run, out))
             observed = _followed(run, name, told)
+        told.waits_for_cell = False
+        told.look()
         report = report_of(options, name, observed)
         if folder is not None:
             if plots:
@@ -206,13 +209,19 @@ def _interruptible(run: LinkRun, out: Path | None) -> Iterator[None]:
 
 
 class _Told:
-    """Whether somebody told the run to end. An exit is lost in a destructor: the next cell then sees it here."""
+    """Whether somebody told the run to end; while files are open the next cell sees it, so that none stays open."""
 
     code: int | None = None
+    waits_for_cell = False
 
     def end(self, number: int, _frame: object) -> None:
         self.code = 128 + number
-        sys.exit(self.code)
+        if not self.waits_for_cell:
+            sys.exit(self.code)
+
+    def look(self) -> None:
+        if self.code is not None:
+            sys.exit(self.code)
 
 
 def _followed(run: LinkRun, name: str, told: _Told) -> Observed:
@@ -225,8 +234,7 @@ def _followed(run: LinkRun, name: str, told: _Told) -> Observed:
 
         def follow(cells: int, events: int) -> None:
             nonlocal estimate_s
-            if told.code is not None:
-                sys.exit(told.code)
+            told.look()
             shares = [cells / run.cells_wanted]
             shares += [events / run.options.events] if run.options.events else []
             spent_s = time.monotonic() - began_s

@@ -129,7 +129,14 @@ class EventSink:
     def __enter__(self) -> Self:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"write {self._path.name}")
         self._gathered = _Gathered({"ticks": np.int64, "channel": np.uint8})
-        self._written = self._pool.submit(write_events, self._path, self._blocks(), self._format, tick_ps=self._tick_ps)
+        try:
+            self._written = self._pool.submit(
+                write_events, self._path, self._blocks(), self._format, tick_ps=self._tick_ps
+            )
+        except BaseException:  # Ctrl-C while the thread starts: it must not wait for blocks for ever
+            self._queue.put(_CancelledError)
+            self._pool.shutdown(wait=True)
+            raise
         return self
 
     def __exit__(

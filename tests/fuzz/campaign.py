@@ -5,9 +5,11 @@ An input that breaks a target is left in build/judge; run_target.py NAME INPUT s
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +26,11 @@ def fuzz(name: str, runs: str, seed: str) -> bool:
     begin_s = time.monotonic()
     how = ["1000000", "1"] if name in CANARIES else [runs, seed]
     command = [sys.executable, str(HERE / "run_target.py"), name, *how]
-    ended = subprocess.run(command, cwd=LEFT, capture_output=True, text=True, errors="replace", check=False)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as place:  # libFuzzer ends the process: it tidies nothing up
+        ended = subprocess.run(
+            command, cwd=LEFT, env=os.environ | {"TMPDIR": place}, capture_output=True, text=True, errors="replace",
+            check=False,
+        )  # fmt: skip
     output = ended.stdout + ended.stderr
     found = "Uncaught Python exception" in output or ended.returncode != 0
     right = ("ZeroDivisionError: the seeded bug" in output) if name in CANARIES else not found
