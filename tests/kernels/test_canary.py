@@ -34,7 +34,7 @@ def wrong_for_a_cut(data, state, time_ticks, channel, kind):
 )
 def test_a_seeded_bug_is_found(monkeypatch, wrong, judge, strategies):
     search = given(st.integers(0, test_tdc1.WRAP - 1), test_tdc1.steps, *strategies)(judge.hypothesis.inner_test)
-    search = settings(max_examples=100)(search)  # in slow builds, too: a bug is sought for as long as it takes
     monkeypatch.setattr(test_tdc1, "decode_tdc1", wrong)
     with pytest.raises(AssertionError):
-        settings(phases=[Phase.generate], derandomize=True)(search)()  # to make the example small would take long
+        # To make the example small would take long; slow builds look at as many examples as the others.
+        settings(phases=[Phase.generate], derandomize=True, max_examples=100)(search)()
