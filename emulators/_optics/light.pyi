@@ -10,16 +10,16 @@ class PulseLight:
     def __init__(self, tables: PulseTables, portable: bool = False) -> None: ...
     def arrivals(
         self,
-        keys: NDArray[np.uint64],  # (3, 2): sender, receiver, eavesdropper
+        keys: NDArray[np.uint64],  # (4, 2): sender, receiver, eavesdropper, light
+        cell: int,
         first_pulse: int,
         n_pulses: int,  # < 2^31
-        bit_generator: np.random.BitGenerator,
         time_ps: NDArray[np.float64],  # (n,) out
         detector: NDArray[np.uint8],  # (n,) out
         bright: NDArray[np.uint8],  # (n,) out
-        pulse: NDArray[np.int32],  # (n,) out
+        origin: NDArray[np.int64],  # (n,) out
         state: NDArray[np.uint16],  # (n,) out
-    ) -> int: ...  # above n: set the bit generator back, call again with as many
+    ) -> int: ...  # above n: call again with as many
     def prepare(
         self,
         key: NDArray[np.uint64],  # (2,)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -41,6 +41,8 @@ PATTERN_STREAM = 65
 OSCILLATOR_STREAM = 66
 
 
+_Doubles = NDArray[np.float64]
+_Bytes = NDArray[np.uint8]
 _Columns = tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]
 
 
@@ -195,7 +197,7 @@ class Detection:
         first, rest = self._in_order(arrivals)
         until_ps = min(horizon_ps, float(rest.time_ps[0])) if len(rest.time_ps) else horizon_ps
         left = self._detect(first, until_ps, clock).followed_by(self._detect(rest, horizon_ps, clock))
-        self._carried = _Pending(left.time_ps - self._cell_ps, left.detector, left.bright, left.number)
+        self._carried = replace(left, time_ps=left.time_ps - self._cell_ps)
         self._rebase(self._cell_ps)
         self._end_ticks = max(self._end_ticks, self._tagger.tick_at(self._cell_ps - self._hold_ps, *clock))
         now = self._merge(partial(self._tagger.merge, self._end_ticks))
@@ -229,31 +231,29 @@ class Detection:
 
     def _in_order(self, arrivals: Light) -> tuple[_Pending, _Pending]:
         """Return carried light in order with all new light that does not come after it, and the rest of the new."""
-        n = len(arrivals.time_ps)
-        if n and arrivals.detector.max() >= len(self._chains):
-            raise ConfigurationError(f"light for detector {arrivals.detector.max()}: there are {len(self._chains)}")
-        number = np.arange(self._arrivals, self._arrivals + n)
-        self._arrivals += n
         new = _Pending(
             np.ascontiguousarray(arrivals.time_ps),
             np.ascontiguousarray(arrivals.detector),
             np.ascontiguousarray(arrivals.bright),
-            number,
+            first=self._arrivals,
         )
+        self._arrivals += len(new.time_ps)
         among = 0
         if len(self._carried.time_ps):
             among = int(np.searchsorted(new.time_ps, self._carried.time_ps[-1], side="right"))
-        return self._carried.followed_by(new.part(slice(among))), new.part(slice(among, None))
+        return self._carried.followed_by(new.before(among)), new.after(among)
 
     def _detect(self, light: _Pending, horizon_ps: float, clock: Reading, before_ps: int = 0) -> _Pending:
         """Run the detectors to a horizon, register their clicks `before_ps` earlier, and return what light is left."""
         click_ps, channel, cause, origin = self._clicks
         n = CLICKS_AT_A_TIME
         while n == CLICKS_AT_A_TIME:
-            used, n = detector.detect(
-                self._chains, light.time_ps, light.detector, light.bright, light.number, horizon_ps, *self._clicks
-            )
-            light = light.part(slice(used, None))
+            try:
+                used, n = detector.detect(self._chains, *light.columns, horizon_ps, *self._clicks)
+            except ValueError as error:
+                remedy = "Give light for detectors that are there."
+                raise ConfigurationError(f"light: {error}", remedy=remedy) from error
+            light = light.after(used)
             if before_ps:
                 click_ps[:n] -= before_ps
             self._tagger.add(click_ps[:n], channel[:n], cause[:n], origin[:n], *clock)
@@ -269,7 +269,7 @@ class Detection:
         ticks, origin = np.empty(waiting, np.int64), np.empty(waiting, np.int64)
         channel, cause = np.empty(waiting, np.uint8), np.empty(waiting, np.uint8)
         n = give(ticks, channel, cause, origin)
-        given = slice(int(np.searchsorted(ticks[:n], 0)), n)
+        given = slice(int(np.searchsorted(ticks[:n], 0)) if n and ticks[0] < 0 else 0, n)
         return ticks[given], channel[given], cause[given], origin[given]
 
     def _stream(self, index: int) -> np.random.SFC64:
@@ -279,30 +279,51 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """Light with its numbers, in the order of time."""
+    """Light in the order of time, with its numbers, which are counted from `first` on if they are not given."""
 
     time_ps: NDArray[np.float64]
     detector: NDArray[np.uint8]
     bright: NDArray[np.uint8]
-    number: NDArray[np.int64]
+    number: NDArray[np.int64] | None = None
+    first: int = 0
 
-    def part(self, which: slice | NDArray[np.intp]) -> _Pending:
-        return _Pending(self.time_ps[which], self.detector[which], self.bright[which], self.number[which])
+    @property
+    def columns(self) -> tuple[_Doubles, _Bytes, _Bytes, NDArray[np.int64] | None, int]:
+        return self.time_ps, self.detector, self.bright, self.number, self.first
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        if self.number is not None:
+            return self.number
+        return np.arange(self.first, self.first + len(self.time_ps))
+
+    def before(self, n: int) -> _Pending:
+        """Return the first n."""
+        number = None if self.number is None else self.number[:n]
+        return _Pending(self.time_ps[:n], self.detector[:n], self.bright[:n], number, self.first)
+
+    def after(self, n: int) -> _Pending:
+        """Return all but the first n."""
+        number = None if self.number is None else self.number[n:]
+        return _Pending(self.time_ps[n:], self.detector[n:], self.bright[n:], number, self.first + n)
 
     def followed_by(self, other: _Pending) -> _Pending:
         """Put light together that comes later, most of it."""
-        joined = _Pending(
-            np.concatenate((self.time_ps, other.time_ps)),
-            np.concatenate((self.detector, other.detector)),
-            np.concatenate((self.bright, other.bright)),
-            np.concatenate((self.number, other.number)),
-        )
-        if not len(self.time_ps) or not len(other.time_ps) or self.time_ps[-1] <= other.time_ps[0]:
-            return joined
-        return joined.part(np.argsort(joined.time_ps, kind="stable"))
+        if not len(self.time_ps):
+            return other
+        if not len(other.time_ps):
+            return self
+        time_ps = np.concatenate((self.time_ps, other.time_ps))
+        detector = np.concatenate((self.detector, other.detector))
+        bright = np.concatenate((self.bright, other.bright))
+        number = np.concatenate((self.numbers, other.numbers))
+        if self.time_ps[-1] > other.time_ps[0]:
+            order = np.argsort(time_ps, kind="stable")
+            time_ps, detector, bright, number = time_ps[order], detector[order], bright[order], number[order]
+        return _Pending(time_ps, detector, bright, number)
 
 
-_NOTHING = _Pending(np.empty(0), np.empty(0, np.uint8), np.empty(0, np.uint8), np.empty(0, np.int64))
+_NOTHING = _Pending(np.empty(0), np.empty(0, np.uint8), np.empty(0, np.uint8))
 
 
 def build_chain(

@@ -73,10 +73,10 @@ class PulseStage:
     """
 
     def __init__(self, tables: PulseTables, seed: int, run: int, cell_pulses: int) -> None:
-        purposes = (Purpose.ALICE, Purpose.BOB, Purpose.EVE)
+        purposes = (Purpose.ALICE, Purpose.BOB, Purpose.EVE, Purpose.LIGHT)
         self._keys = np.array([stream(seed, run, p).generate_state(2, np.uint64) for p in purposes])
         self._light = light.PulseLight(tables)
-        self._seed, self._run, self._cell_pulses = seed, run, cell_pulses
+        self._cell_pulses = cell_pulses
         most = float(tables.shares.sum(axis=1).max()) * cell_pulses
         self._room = int(min(1.1 * most, MAX_ROOM)) + 64
 
@@ -84,17 +84,22 @@ class PulseStage:
         """Make a cell's light: None for the sender, and what reaches the receiver."""
         first, room = cell * self._cell_pulses, self._room
         while True:
-            bits = np.random.SFC64(stream(self._seed, self._run, Purpose.LIGHT, cell))
             out = Arrivals.empty(room)
-            pulse = np.empty(room, np.int32)
             n = self._light.arrivals(
-                self._keys, first, self._cell_pulses, bits, out.time_ps, out.detector, out.bright, pulse, out.state
+                self._keys,
+                cell,
+                first,
+                self._cell_pulses,
+                out.time_ps,
+                out.detector,
+                out.bright,
+                out.origin,
+                out.state,
             )
             if n <= room:
                 break
             room = n
-        origin = pulse[:n] + np.int64(first)
-        return None, Arrivals(out.time_ps[:n], out.detector[:n], out.bright[:n], origin, out.state[:n])
+        return None, Arrivals(out.time_ps[:n], out.detector[:n], out.bright[:n], out.origin[:n], out.state[:n])
 
     def prepared(self, pulses: int | NDArray[np.int64], n_pulses: int) -> NDArray[np.uint8]:
         """Return the sender's choices, (intensity * 3 + basis) * 2 + bit, of these pulses or from the first on."""

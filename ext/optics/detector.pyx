@@ -4,9 +4,9 @@ Photons, noise and afterpulses are taken in the order of their times; each may b
 blinding or latching. What follows from a click is at its true time; jitter is in the registered time alone.
 
 All detectors are gone through together, so that their clicks come in one order of time. Each has a random stream of its
-own, drawn from in the order of its events and nothing else, normal and exponential variates 64 at a time: a readable
-oracle on the same stream gives the same clicks. What has a probability exp(-x) happens if an exponential variate is
-above x; what happens to a fixed share of the clicks is counted down to, from a geometric variate.
+own, drawn from in the order of its events and nothing else; what clicks need, whenever they come, is drawn for 64 of
+them at a time: a readable oracle on the same stream gives the same clicks. What has a probability exp(-x) happens if an
+exponential variate is above x; what happens to a fixed share of the clicks is counted down to, from a geometric variate.
 """
 
 cimport cython
@@ -18,6 +18,7 @@ from numpy.random cimport bitgen_t
 
 from draw cimport draw_exponentials, draw_normals, draw_prepare, draw_seed, draw_t, draw_uniform
 from heap cimport heap_add, heap_drop, heap_t
+from rounding cimport whole
 
 draw_prepare()
 
@@ -30,10 +31,9 @@ cdef enum:
     LATCH_CLICKS = 1024
     MAX_COMPONENTS = 8
     MAX_DETECTORS = 8
-    BLOCK = 64  # normal or exponential variates that are drawn at a time
+    BLOCK = 64  # clicks, and exponential variates, that are drawn for at a time
 
-cdef double PER_HZ_PS = 1e-12
-cdef double MOST_HZ = 1e12
+cdef double PER_HZ_PS = 1e-12, MOST_HZ = 1e12
 cdef double LONGEST_PS = 1e18
 cdef double FOUR_LN_2 = 2.772588722239781
 
@@ -52,12 +52,6 @@ def _check_law(law):
         raise ValueError("power_law: the exponent is finite, and 0 < shortest <= longest waiting time <= 1e18 ps")
 
 
-cdef inline int64_t whole(double x) noexcept nogil:
-    """The floor, without what x86-64's baseline needs for infinite or huge values."""
-    cdef int64_t cut = <int64_t>x
-    return cut - (cut > x)
-
-
 @cython.auto_pickle(False)
 @cython.final
 cdef class DetectorChain:
@@ -73,7 +67,7 @@ cdef class DetectorChain:
     dark count, follows the gate's profile. Latching is decided after each 1024 clicks from the time that they took.
 
     Args:
-        bit_generator: numpy.random.BitGenerator; four of its words seed what the detector draws.
+        bit_generator: numpy.random.BitGenerator; 32 of its words seed what the detector draws.
         dark_hz: Dark counts per second, 0 to 1e12.
         background_hz: Detectable background photons per second, 0 to 1e12.
         dead_time_ps: After a click.
@@ -102,27 +96,24 @@ cdef class DetectorChain:
             or too large, or probabilities of children add to more than 1.
     """
 
-    cdef public bint blinded
-    cdef public bint dead
-    cdef public bint latched
+    cdef public bint blinded, dead, latched
     cdef draw_t _draws
-    cdef double[BLOCK] _normals
+    cdef double[BLOCK] _delays_ps, _recoveries_ps  # of the next clicks
     cdef double[BLOCK] _exponentials
-    cdef int _n_normals, _n_exponentials  # that are left
+    cdef int _clicked, _n_exponentials  # how many of these are used; how many are left
     cdef double _now, _live_from
     cdef double _noise_rate, _dark_share, _noise_next, _noise_gate, _noise_phase
     cdef double _dead_ps, _recovery_ps, _recovers_ps
     cdef bint _paralysable
     cdef double _children, _childless, _birth_scale, _until_birth
     cdef int _n_components
-    cdef double[MAX_COMPONENTS] _cumulative
-    cdef double[MAX_COMPONENTS] _tau_ps
+    cdef double[MAX_COMPONENTS] _cumulative, _tau_ps
     cdef double _exponent, _from_ps, _to_ps
     cdef double _jitter_ps, _tail_ps, _tail_scale, _until_tail
     cdef double _latch_ps, _clicks_since
     cdef int _clicks
     cdef int64_t _period_ps
-    cdef double _per_period, _width_ps, _per_fwhm_ps, _centre_ps
+    cdef double _per_period, _width_ps, _per_fwhm_ps, _centre_ps, _open_ps
     cdef heap_t _due
 
     def __cinit__(
@@ -148,8 +139,8 @@ cdef class DetectorChain:
             _check("child_probability", probability, 1)
         _check("child_probability and power_law, the sum", sum(child_probability) + power_law[0], 1)
         draw_seed(&self._draws, <bitgen_t*>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator"))
-        self._dead_ps, self._paralysable = dead_time_ps, paralysable
-        self._recovery_ps = recovery_ps
+        self._dead_ps, self._paralysable, self._recovery_ps = dead_time_ps, paralysable, recovery_ps
+        self._clicked = BLOCK
         self._children = power_law[0]
         self._exponent, self._from_ps, self._to_ps = power_law[1], power_law[2], power_law[3]
         self._n_components = len(child_tau_ps)
@@ -167,8 +158,8 @@ cdef class DetectorChain:
         self._period_ps, self._per_period, self._width_ps = period_ps, 1.0 / period_ps, gate_width_ps
         self._per_fwhm_ps = 1 / gate_fwhm_ps if gate_fwhm_ps > 0 else 0
         self._centre_ps = gate_centre_ps - floor(gate_centre_ps / period_ps) * period_ps
-        self._live_from = -INFINITY
-        self._noise_next = INFINITY
+        self._open_ps = self._centre_ps - gate_width_ps / 2
+        self._live_from, self._noise_next = -INFINITY, INFINITY
         self.set_noise(dark_hz, background_hz)
 
     def __dealloc__(self):
@@ -192,9 +183,7 @@ cdef class DetectorChain:
             return
         self._noise_rate, self._dark_share = rate, share
         self._noise_gate = ceil((self._now - self._centre_ps - self._width_ps / 2) / self._period_ps)
-        self._noise_phase = max(
-            0.0, self._now - (self._noise_gate * self._period_ps + self._centre_ps - self._width_ps / 2)
-        )
+        self._noise_phase = max(0.0, self._now - (self._noise_gate * self._period_ps + self._open_ps))
         self._noise_next = self._now
         self._draw_noise()
 
@@ -266,19 +255,12 @@ cdef class DetectorChain:
         return True
 
     cdef inline bint _is_live(self, double t) noexcept nogil:
-        """Whether dead time and recovery let a click be."""
-        if self._in_dead_time(t):
-            return False
-        if t - self._live_from < self._recovers_ps:
-            self._draw_recovery()
-            return False
-        return True
-
-    cdef inline int _draw_recovery(self) except -1 nogil:
-        """Draw how long after the dead time the next event is refused: beyond t with the chance exp(-t / constant)."""
-        if self._recovery_ps > 0:
+        """Whether dead time and recovery let a click be: beyond t after the dead time with the chance exp(-t / constant)."""
+        if t - self._live_from >= self._recovers_ps:
+            return True
+        if not self._in_dead_time(t):
             self._recovers_ps = self._recovery_ps * self._exponential()
-        return 0
+        return False
 
     cdef inline bint _through_gate(self, double t) noexcept nogil:
         cdef double phase = t - self._centre_ps, share
@@ -292,30 +274,38 @@ cdef class DetectorChain:
 
     cdef inline double _click(self, double t) except? -1 nogil:
         """Click at t; return the registered time."""
-        cdef double true_t = t
-        self._live_from = t + self._dead_ps
-        self._draw_recovery()
+        cdef int i
+        if self._clicked == BLOCK:
+            self._draw_clicks()
+        i = self._clicked
+        self._clicked += 1
+        self._live_from, self._recovers_ps = t + self._dead_ps, self._recoveries_ps[i]
         if self._latch_ps > 0:
             self._count_for_latch(t)
-        if self._jitter_ps > 0:
-            t += self._jitter_ps * self._normal()
-        self._until_tail -= 1
-        if self._until_tail < 0:
-            t += self._tail_ps * self._exponential()
-            self._until_tail = self._failures(self._tail_scale)
         if not self.blinded:
             self._until_birth -= 1
             if self._until_birth < 0:
-                self._bear(true_t)
+                self._bear(t)
                 self._until_birth = self._failures(self._birth_scale)
-        return t
+        return t + self._delays_ps[i]
 
-    cdef inline double _normal(self) noexcept nogil:
-        if self._n_normals == 0:
-            draw_normals(&self._draws, self._normals, BLOCK)
-            self._n_normals = BLOCK
-        self._n_normals -= 1
-        return self._normals[self._n_normals]
+    cdef int _draw_clicks(self) except -1 nogil:
+        """Draw how late the next clicks are registered, and how long after the dead time events are refused."""
+        cdef int i
+        if self._jitter_ps > 0:
+            draw_normals(&self._draws, self._delays_ps, BLOCK)
+        for i in range(BLOCK):
+            self._delays_ps[i] *= self._jitter_ps
+        while self._until_tail < BLOCK:
+            self._delays_ps[<int>self._until_tail] += self._tail_ps * self._exponential()
+            self._until_tail += 1 + self._failures(self._tail_scale)
+        self._until_tail -= BLOCK
+        if self._recovery_ps > 0:
+            draw_exponentials(&self._draws, self._recoveries_ps, BLOCK)
+        for i in range(BLOCK):
+            self._recoveries_ps[i] *= self._recovery_ps
+        self._clicked = 0
+        return 0
 
     cdef inline double _exponential(self) noexcept nogil:
         if self._n_exponentials == 0:
@@ -340,7 +330,7 @@ cdef class DetectorChain:
 
     cdef int _bear(self, double t) except -1 nogil:
         """Draw the children of a click at t that has some: their number by inversion of the Poisson law above 0."""
-        cdef double term = self._childless, below = term, due, open_ps
+        cdef double term = self._childless, below = term, due
         cdef double u = below + (1 - below) * draw_uniform(&self._draws)
         cdef int n = 0, k
         while n == 0 or (u >= below and term > 0):
@@ -350,8 +340,7 @@ cdef class DetectorChain:
         for k in range(n):
             due = t + self._wait()
             if self._width_ps > 0:
-                open_ps = self._centre_ps - self._width_ps / 2
-                due = ceil((due - open_ps) / self._period_ps) * self._period_ps + open_ps
+                due = ceil((due - self._open_ps) / self._period_ps) * self._period_ps + self._open_ps
                 due += draw_uniform(&self._draws) * self._width_ps
             heap_add(&self._due, due)
         return 0
@@ -384,9 +373,7 @@ cdef class DetectorChain:
         gates = floor(self._noise_phase / self._width_ps)
         self._noise_phase = max(0.0, self._noise_phase - gates * self._width_ps)
         self._noise_gate += gates
-        self._noise_next = (
-            self._noise_gate * self._period_ps + self._centre_ps - self._width_ps / 2 + self._noise_phase
-        )
+        self._noise_next = self._noise_gate * self._period_ps + self._open_ps + self._noise_phase
         return 0
 
 
@@ -395,7 +382,8 @@ def detect(
     const double[::1] time_ps not None,
     const uint8_t[::1] detector not None,
     const uint8_t[::1] bright not None,
-    const int64_t[::1] number not None,
+    const int64_t[::1] number,
+    int64_t first,
     double horizon_ps,
     double[::1] click_ps not None,
     uint8_t[::1] channel not None,
@@ -409,7 +397,8 @@ def detect(
         time_ps: float64 (n,), arrivals since the cell's begin, rising; those from the horizon on are left.
         detector: uint8 (n,), which detector they reach.
         bright: uint8 (n,), 1 for light that clicks whatever the gate, the recovery and blinding.
-        number: int64 (n,), numbers of the arrivals, for `origin`.
+        number: int64 (n,), numbers of the arrivals, for `origin`; None: they are counted.
+        first: From which number on they are counted.
         horizon_ps: Where to stop.
         click_ps: float64, out: registered times, in the order of the true ones.
         channel: uint8, out: which detector.
@@ -432,29 +421,33 @@ def detect(
     for chain in chains:
         members[n_members] = <void*>chain
         n_members += 1
-    if not (time_ps.shape[0] == detector.shape[0] == bright.shape[0] == number.shape[0]):
+    if not time_ps.shape[0] == detector.shape[0] == bright.shape[0] or (
+        number is not None and number.shape[0] != time_ps.shape[0]
+    ):
         raise ValueError("time_ps, detector, bright and number: lengths differ")
     if not (click_ps.shape[0] == channel.shape[0] == cause.shape[0] == origin.shape[0]):
         raise ValueError("click_ps, channel, cause and origin: lengths differ")
     with nogil:
         _detect(
-            members, n_members, time_ps, detector, bright, number, horizon_ps, click_ps, channel, cause, origin,
-            &used, &written,
+            members, n_members, time_ps, detector, bright, number, first, horizon_ps, click_ps, channel, cause,
+            origin, &used, &written,
         )
     return used, written
 
 
 cdef int _detect(
     void** members, int n_members, const double[::1] time_ps, const uint8_t[::1] detector, const uint8_t[::1] bright,
-    const int64_t[::1] number, double horizon, double[::1] click_ps, uint8_t[::1] channel, uint8_t[::1] cause,
-    int64_t[::1] origin, Py_ssize_t* used, Py_ssize_t* written,
+    const int64_t[::1] number, int64_t first, double horizon, double[::1] click_ps, uint8_t[::1] channel,
+    uint8_t[::1] cause, int64_t[::1] origin, Py_ssize_t* used, Py_ssize_t* written,
 ) except -1 nogil:
     cdef double[MAX_DETECTORS] own  # when noise or a child of each comes next
-    cdef double t, soonest = -INFINITY  # of them all, or before
+    cdef double t, soonest  # of them all, or before
     cdef Py_ssize_t i = 0, n = 0, n_arrivals = time_ps.shape[0], room = click_ps.shape[0]
-    cdef int k, why
+    cdef int k, why, whose
     for k in range(n_members):
         own[k] = (<DetectorChain>members[k])._soonest()
+    whose = _first(own, n_members)
+    soonest = own[whose]
     while n < room:
         t = time_ps[i] if i < n_arrivals else INFINITY
         if t <= soonest:
@@ -465,36 +458,43 @@ cdef int _detect(
                 with gil:
                     raise ValueError(f"detector: {k} is none of {n_members}")
             why = (<DetectorChain>members[k])._meet_light(t, bright[i])
-            origin[n] = number[i]
+            origin[n] = first + i if number is None else number[i]
             i += 1
-        else:
-            k = _first(own, n_members)
-            if own[k] > soonest:
-                soonest = own[k]
+            if why < 0:
                 continue
-            t = soonest
+        else:
+            k, t = whose, soonest
+            if own[k] > t:  # what was to come went when the detector latched
+                whose = _first(own, n_members)
+                soonest = own[whose]
+                continue
             if t >= horizon:
                 break
             why = (<DetectorChain>members[k])._meet_soonest()
             origin[n] = -1
             own[k] = (<DetectorChain>members[k])._soonest()
-        if why >= 0:
-            click_ps[n] = (<DetectorChain>members[k])._click(t)
-            own[k] = (<DetectorChain>members[k])._soonest()
-            soonest = min(soonest, own[k])
-            channel[n], cause[n] = <uint8_t>k, <uint8_t>why
-            n += 1
+            whose = _first(own, n_members)
+            soonest = own[whose]
+            if why < 0:
+                continue
+        click_ps[n] = (<DetectorChain>members[k])._click(t)
+        own[k] = (<DetectorChain>members[k])._soonest()
+        if own[k] < soonest:
+            whose, soonest = k, own[k]
+        channel[n], cause[n] = <uint8_t>k, <uint8_t>why
+        n += 1
     if n < room:
         for k in range(n_members):
             (<DetectorChain>members[k])._now = horizon
-    used[0] = i
-    written[0] = n
+    used[0], written[0] = i, n
     return 0
 
 
 cdef inline int _first(const double* time_ps, int n) noexcept nogil:
+    """Say which time is the least; without a branch, for nothing could guess it."""
     cdef int k, first = 0
+    cdef double least = time_ps[0]
     for k in range(1, n):
-        if time_ps[k] < time_ps[first]:
-            first = k
+        first += (k - first) * (time_ps[k] < least)
+        least = min(least, time_ps[k])
     return first

@@ -1,8 +1,8 @@
 """Draw what a prepare-and-measure link sends and what of it reaches the detectors, at a cost that follows detections.
 
-Choices are random access by the number of the pulse: the first word of the Philox2x64-10 block of a counter that is the
-pulse and, above it, the second word of the purpose's key, under its first word. Light is drawn from one bit generator,
-from candidates that come as often as the brightest state needs.
+Choices are random access by the number of the pulse: the first 64 bits of the Philox4x32-10 block of a counter that is the
+pulse and, above it, the second word of the purpose's key, under its first word. Light is drawn from a stream for each
+cell, which such blocks seed, from candidates that come as often as the brightest state needs.
 
 Of Poissonian light a candidate is a point of a Poisson process whose rate, per pulse, is the brightest mean. The place
 of the point in its pulse says all: it is a photon if it lies within the mean of the pulse's state, and of the mode in
@@ -12,13 +12,11 @@ probability of a detection that any such state has; it is kept with the ratio of
 """
 
 cimport cython
-from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport expm1, fabs, log1p, pow
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from numpy.random cimport bitgen_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from draw cimport (
-    draw_exponential, draw_exponentials, draw_normal, draw_normals, draw_prepare, draw_seed, draw_t, draw_uniform,
+    draw_begin, draw_exponential, draw_exponentials, draw_normal, draw_normals, draw_prepare, draw_t, draw_uniform,
 )
 from philox cimport philox_many, philox_widest, philox_word, philox_words_plain
 
@@ -49,6 +47,8 @@ cdef enum:
     ALICE = 0  # where keys begin
     BOB = 2
     EVE = 4
+    LIGHT = 6
+    SPLIT = 255  # the lower half of a field decides
 
 cdef struct Candidate:
     int64_t pulse  # after the first
@@ -59,15 +59,31 @@ cdef struct Photons:
     double *time_ps
     uint8_t *detector
     uint8_t *bright
-    int32_t *pulse
+    int64_t *origin
+    int64_t first  # pulse
     uint16_t *state
     Py_ssize_t n  # may be more than there is room for
     Py_ssize_t room
     Py_ssize_t begin  # of what is put in order
 
+cdef struct Places:  # where and when photons of a state arrive; all that is looked up for each
+    const double *cumulative  # (states, modes), shares
+    const double *state_offset_ps
+    const double *mode_offset_ps
+    const uint8_t *detector
+    const uint8_t *bright
+    Py_ssize_t n_modes
+    double period_ps
+    double sigma_ps
+
+cdef struct Words:  # that choose for a batch of pulses
+    uint64_t[BATCH] alice
+    uint64_t[BATCH] bob
+    uint64_t[BATCH] eve
+
 cdef struct Choices:
     uint32_t[MAX_INTENSITIES] threshold  # cumulative 65536ths
-    uint8_t[256] first  # what the first of 256 fields with the same upper half choose
+    uint8_t[256] chosen  # by fields with that upper half, or SPLIT
     int n
 
 cdef double NOISE_LIMIT = 5.0  # standard deviations at which the noise of the intensity is truncated
@@ -80,10 +96,41 @@ cdef double FURTHEST = 2.0 ** 63
 
 cdef inline Py_ssize_t _draw(uint64_t field, const Choices *choices) noexcept nogil:
     """Return the first index whose threshold is above the 16 bits."""
-    cdef Py_ssize_t index = choices.first[field >> 8 & 0xFF]
-    while (field & 0xFFFF) >= choices.threshold[index]:
-        index += 1
+    cdef Py_ssize_t index = choices.chosen[field >> 8 & 0xFF]
+    if index == SPLIT:
+        index = 0
+        while (field & 0xFFFF) >= choices.threshold[index]:
+            index += 1
     return index
+
+
+cdef inline int seed_cell(draw_t *stream, const uint64_t *key, int64_t cell) except -1 nogil:
+    """Begin the stream of a cell."""
+    cdef int i, lane
+    for i in range(4):
+        for lane in range(8):
+            stream.s[i][lane] = philox_word(cell << 5 | i << 3 | lane, key)
+    draw_begin(stream)
+    return 0
+
+
+cdef inline int put(
+    const Places *places, const Candidate *c, double place, double deviation, Photons *out,
+) noexcept nogil:
+    """Write a photon into its place in time; `place` says which mode it is in."""
+    cdef Py_ssize_t mode = rank(places.cumulative + c.state * places.n_modes, places.n_modes - 1, place), j = out.n
+    cdef double time = c.pulse * places.period_ps + places.state_offset_ps[c.state] + places.mode_offset_ps[mode]
+    time += places.sigma_ps * deviation
+    out.n += 1
+    if j >= out.room:
+        return 0
+    while j > out.begin and out.time_ps[j - 1] > time:
+        out.time_ps[j], out.detector[j], out.bright[j] = out.time_ps[j - 1], out.detector[j - 1], out.bright[j - 1]
+        out.origin[j], out.state[j] = out.origin[j - 1], out.state[j - 1]
+        j -= 1
+    out.time_ps[j], out.detector[j], out.bright[j] = time, places.detector[mode], places.bright[c.state]
+    out.origin[j], out.state[j] = out.first + c.pulse, <uint16_t>c.state
+    return 0
 
 
 def _sort(n, *columns):
@@ -112,7 +159,8 @@ cdef class PulseLight:
     cdef const double[:, ::1] cumulative
     cdef double[::1] mean, click  # of Poissonian states; chance of a detection in the others
     cdef double brightest, most  # the largest mean that ever is, and the largest chance
-    cdef double sigma_ps, period_ps, noise, pattern
+    cdef double noise, pattern
+    cdef Places places
     cdef bint three_state
     cdef philox_many words
 
@@ -124,10 +172,11 @@ cdef class PulseLight:
         self.hidden = tables.hidden_cumulative
         self.photons, self.bright, self.mode_detector = tables.photons, tables.bright, tables.mode_detector
         self.state_offset_ps, self.mode_offset_ps = tables.state_offset_ps, tables.mode_offset_ps
-        self.sigma_ps, self.period_ps = tables.pulse_sigma_ps, tables.period_ps
+        self.places.sigma_ps, self.places.period_ps = tables.pulse_sigma_ps, tables.period_ps
         self.noise, self.pattern, self.three_state = tables.intensity_noise, tables.pattern_effect, tables.three_state
         self.cumulative = np.cumsum(tables.shares, axis=1)
         self._verify()
+        self._place()
         self.mean, self.click = np.zeros((2, self.photons.shape[0]))
         if not np.all(np.asarray(tables.shares) >= 0) or self._prepare_states() < 0:
             raise ValueError("shares: below 0, above 1 in total for a photon, or not finite")
@@ -146,7 +195,7 @@ cdef class PulseLight:
         for field in range(256):
             while field << 8 >= choices.threshold[k]:
                 k += 1
-            choices.first[field] = <uint8_t>k
+            choices.chosen[field] = <uint8_t>k if choices.threshold[k] >= (field + 1) << 8 else SPLIT
         return 0
 
     cdef int _verify(self) except -1:
@@ -164,6 +213,13 @@ cdef class PulseLight:
             raise ValueError("photons, bright, state_offset_ps, mode_offset_ps or shares: wrong shape")
         if not 0 <= self.noise * NOISE_LIMIT < 1 or not -1 <= self.pattern < 1e3:
             raise ValueError("intensity_noise or pattern_effect out of range")
+        return 0
+
+    cdef int _place(self) except -1:
+        self.places.n_modes = self.cumulative.shape[1]
+        self.places.cumulative = &self.cumulative[0, 0]
+        self.places.state_offset_ps, self.places.mode_offset_ps = &self.state_offset_ps[0], &self.mode_offset_ps[0]
+        self.places.detector, self.places.bright = &self.mode_detector[0], &self.bright[0]
         return 0
 
     cdef Py_ssize_t _prepare_states(self) except? -1:
@@ -189,38 +245,17 @@ cdef class PulseLight:
         cdef Py_ssize_t bit = 0 if self.three_state and basis == 1 else (word >> 32) & 1
         return (_draw(word, &self.intensity) * 3 + basis) * 2 + bit
 
-    cdef inline Py_ssize_t _state(self, uint64_t alice_word, uint64_t bob_word, uint64_t eve_word) except -1 nogil:
-        cdef Py_ssize_t choice = self._choice(alice_word)
+    cdef inline Py_ssize_t _state(self, const Words *words, Py_ssize_t i) except -1 nogil:
+        cdef Py_ssize_t choice = self._choice(words.alice[i])
         cdef Py_ssize_t k, bob = 0, hidden = 0
         cdef double eve
         if self.hidden.shape[1] > 1:
-            bob = _draw(bob_word, &self.bob)
+            bob = _draw(words.bob[i], &self.bob)
         if self.hidden.shape[2] > 1:
-            eve = <double>(eve_word >> 32) * EVE_STEP
+            eve = <double>(words.eve[i] >> 32) * EVE_STEP
             for k in range(self.hidden.shape[2] - 1):
                 hidden += eve >= self.hidden[choice, bob, k]
         return (choice * self.hidden.shape[1] + bob) * self.hidden.shape[2] + hidden
-
-    cdef inline Py_ssize_t _mode(self, Py_ssize_t state, double place) except -1 nogil:
-        return rank(&self.cumulative[state, 0], self.cumulative.shape[1] - 1, place)
-
-    cdef inline int _put(
-        self, const Candidate *c, Py_ssize_t mode, double deviation, Photons *out,
-    ) except -1 nogil:
-        """Write a photon into its place in time."""
-        cdef Py_ssize_t j = out.n
-        cdef double time = c.pulse * self.period_ps + self.state_offset_ps[c.state] + self.mode_offset_ps[mode]
-        time += self.sigma_ps * deviation
-        out.n += 1
-        if j >= out.room:
-            return 0
-        while j > out.begin and out.time_ps[j - 1] > time:
-            out.time_ps[j], out.detector[j], out.bright[j] = out.time_ps[j - 1], out.detector[j - 1], out.bright[j - 1]
-            out.pulse[j], out.state[j] = out.pulse[j - 1], out.state[j - 1]
-            j -= 1
-        out.time_ps[j], out.detector[j], out.bright[j] = time, self.mode_detector[mode], self.bright[c.state]
-        out.pulse[j], out.state[j] = <int32_t>c.pulse, <uint16_t>c.state
-        return 0
 
     cdef Py_ssize_t _points(
         self, draw_t *stream, Candidate *found, uint64_t *position, int64_t n_pulses,
@@ -239,21 +274,19 @@ cdef class PulseLight:
         position[0] = at
         return BATCH
 
-    cdef int _look_up(self, Candidate *found, Py_ssize_t count, int64_t first, const uint64_t *keys) except -1 nogil:
-        """Look up the states of some candidates, at most a batch."""
+    cdef int _look_up(
+        self, const Candidate *found, Py_ssize_t count, int64_t first, const uint64_t *keys, Words *out,
+    ) except -1 nogil:
+        """Look up what chooses the states of some candidates, at most a batch."""
         cdef int64_t[BATCH] pulse
-        cdef uint64_t[BATCH] alice, bob, eve
         cdef Py_ssize_t i
         for i in range(count):
             pulse[i] = first + found[i].pulse
-            bob[i] = eve[i] = 0
-        self.words(pulse, keys + ALICE, alice, count)
+        self.words(pulse, keys + ALICE, out.alice, count)
         if self.hidden.shape[1] > 1:
-            self.words(pulse, keys + BOB, bob, count)
+            self.words(pulse, keys + BOB, out.bob, count)
         if self.hidden.shape[2] > 1:
-            self.words(pulse, keys + EVE, eve, count)
-        for i in range(count):
-            found[i].state = self._state(alice[i], bob[i], eve[i])
+            self.words(pulse, keys + EVE, out.eve, count)
         return 0
 
     cdef int _vary(
@@ -283,24 +316,29 @@ cdef class PulseLight:
     ) except -1 nogil:
         """Draw the photons of Poissonian states."""
         cdef Candidate[BATCH] found
+        cdef Words words
         cdef double[BATCH] deviations
         cdef uint64_t position = 0
         cdef int64_t pulse, varied_pulse = -1
         cdef double place, factor = 1.0
+        cdef const double *mean = &self.mean[0]
+        cdef Places places = self.places  # copies of what no store can change lie in registers
+        cdef Photons photons = out[0]
         cdef Py_ssize_t count = BATCH, i, kept, state
         while count == BATCH:
             count = self._points(stream, found, &position, n_pulses)
-            self._look_up(found, count, first, keys)
+            self._look_up(found, count, first, keys, &words)
             if self.noise > 0 or self.pattern != 0:
                 self._vary(stream, found, count, first, keys, &varied_pulse, &factor)
             kept = 0
             for i in range(count):
-                pulse, state, place = found[i].pulse, found[i].state, found[i].place
+                pulse, place, state = found[i].pulse, found[i].place, self._state(&words, i)
                 found[kept].pulse, found[kept].state, found[kept].place = pulse, state, place
-                kept += place < self.mean[state]  # no branch: nothing could guess it
+                kept += place < mean[state]  # no branch: nothing could guess it
             draw_normals(stream, deviations, kept)
             for i in range(kept):
-                self._put(found + i, self._mode(found[i].state, found[i].place), deviations[i], out)
+                put(&places, found + i, found[i].place, deviations[i], &photons)
+        out[0] = photons
         return 0
 
     cdef int _counted(
@@ -308,6 +346,7 @@ cdef class PulseLight:
     ) except -1 nogil:
         """Draw the photons of states of a known number."""
         cdef Candidate c
+        cdef Words words
         cdef int64_t pulse = 0, photons
         cdef double gap, total, pulses_per_candidate = -1 / log1p(-self.most)
         while True:
@@ -316,13 +355,14 @@ cdef class PulseLight:
                 return 0
             c.pulse = pulse + <int64_t>gap
             pulse = c.pulse + 1
-            self._look_up(&c, 1, first, keys)
+            self._look_up(&c, 1, first, keys, &words)
+            c.state = self._state(&words, 0)
             c.place = draw_uniform(stream) * self.most
             if c.place >= self.click[c.state]:
                 continue
             total = self.cumulative[c.state, self.cumulative.shape[1] - 1]
             for photons in range(self._number(stream, &c)):
-                self._put(&c, self._mode(c.state, draw_uniform(stream) * total), draw_normal(stream), out)
+                put(&self.places, &c, draw_uniform(stream) * total, draw_normal(stream), out)
 
     cdef int64_t _number(self, draw_t *stream, const Candidate *c) except -1 nogil:
         """Return how many detectable photons an accepted pulse of a known number has."""
@@ -344,56 +384,55 @@ cdef class PulseLight:
         return n
 
     def arrivals(
-        self, const uint64_t[:, ::1] keys not None, int64_t first_pulse, int64_t n_pulses, bit_generator not None,
+        self, const uint64_t[:, ::1] keys not None, int64_t cell, int64_t first_pulse, int64_t n_pulses,
         double[::1] time_ps not None, uint8_t[::1] detector not None, uint8_t[::1] bright not None,
-        int32_t[::1] pulse not None, uint16_t[::1] state not None,
+        int64_t[::1] origin not None, uint16_t[::1] state not None,
     ):
         """Draw the detectable photons of a range of pulses, in the order of time.
 
         Args:
-            keys: Philox keys of the sender's, the receiver's and the eavesdropper's choices.
+            keys: Philox keys of the sender's, the receiver's and the eavesdropper's choices and of the light.
+            cell: Number of the cell, 0 to 2^58 - 1: which light is drawn.
             first_pulse: Number of the first pulse.
             n_pulses: How many, below 2^31.
-            bit_generator: A NumPy BitGenerator; draws the rest.
             time_ps: Output: after the mean arrival of the first pulse at a mode without offset.
             detector: Output: where.
             bright: Output: 1 for light that makes any detector click.
-            pulse: Output: after first_pulse.
+            origin: Output: number of the pulse.
             state: Output: of the pulse, see `PulseTables`.
 
         Returns:
-            How many there are. If that is more than the arrays hold, their content is of no use: set the state of the
-            bit generator back and call again with arrays that hold as many, and they are the same ones.
+            How many there are. If that is more than the arrays hold, their content is of no use: call again with arrays
+            that hold as many.
 
         Raises:
-            ValueError: The arrays differ in length, or the range of pulses is out of range.
+            ValueError: The arrays differ in length, or the cell or the range of pulses is out of range.
         """
         cdef draw_t stream
         cdef Photons out
-        cdef bitgen_t *bits = <bitgen_t *>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator")
         cdef Py_ssize_t capacity = time_ps.shape[0]
-        if keys.shape[0] != 3 or keys.shape[1] != 2:
-            raise ValueError("keys: give three of two words")
+        if keys.shape[0] != 4 or keys.shape[1] != 2:
+            raise ValueError("keys: give four of two words")
         if (
-            detector.shape[0] != capacity or bright.shape[0] != capacity or pulse.shape[0] != capacity
+            detector.shape[0] != capacity or bright.shape[0] != capacity or origin.shape[0] != capacity
             or state.shape[0] != capacity
         ):
             raise ValueError("the outputs differ in length")
-        if first_pulse < 0 or not 0 <= n_pulses < 1 << 31:
-            raise ValueError("first_pulse or n_pulses out of range")
-        out.n, out.begin, out.room = 0, 0, capacity
+        if first_pulse < 0 or not 0 <= n_pulses < 1 << 31 or not 0 <= cell < 1 << 58:
+            raise ValueError("cell, first_pulse or n_pulses out of range")
+        out.n, out.begin, out.room, out.first = 0, 0, capacity, first_pulse
         if capacity:
             out.time_ps, out.detector, out.bright = &time_ps[0], &detector[0], &bright[0]
-            out.pulse, out.state = &pulse[0], &state[0]
-        with bit_generator.lock, nogil:
-            draw_seed(&stream, bits)
+            out.origin, out.state = &origin[0], &state[0]
+        with nogil:
+            seed_cell(&stream, &keys[LIGHT // 2, 0], cell)
             if self.brightest > 0:
                 self._poissonian(&stream, &keys[0, 0], first_pulse, n_pulses, &out)
             out.begin = out.n
             if self.most > 0:
                 self._counted(&stream, &keys[0, 0], first_pulse, n_pulses, &out)
         if self.brightest > 0 and self.most > 0 and out.n <= capacity:
-            _sort(out.n, *map(np.asarray, (time_ps, detector, bright, pulse, state)))
+            _sort(out.n, *map(np.asarray, (time_ps, detector, bright, origin, state)))
         return out.n
 
     cdef int _words(

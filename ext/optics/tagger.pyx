@@ -10,13 +10,14 @@ high rates, all are sorted when they are given.
 
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport fabs
+from libc.math cimport INFINITY, fabs
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, qsort, realloc
 from libc.string cimport memmove
 from numpy.random cimport bitgen_t
 
-from draw cimport draw_normal, draw_prepare, draw_seed, draw_t
+from draw cimport draw_normals, draw_prepare, draw_seed, draw_t
+from rounding cimport whole
 
 draw_prepare()
 
@@ -41,6 +42,12 @@ cdef struct Click:
     uint8_t cause
 
 
+cdef struct Bins:  # of an uneven pattern, those that lie in a tick of even ones
+    double second  # where the second and the third begin in the pattern, in ticks; infinite if they are later
+    double third
+    int64_t first
+
+
 cdef inline bint _before(int64_t tick, uint8_t channel, const Click* other) noexcept nogil:
     return tick < other.tick or (tick == other.tick and channel < other.channel)
 
@@ -54,19 +61,13 @@ cdef int _compare(const void* a, const void* b) noexcept nogil:
     return -1 if _before(one.tick, one.channel, other) else 1
 
 
-cdef inline int64_t whole(double x) noexcept nogil:
-    """The floor, without what x86-64's baseline needs for infinite or huge values."""
-    cdef int64_t cut = <int64_t>x
-    return cut - (cut > x)
-
-
 @cython.auto_pickle(False)
 @cython.final
 cdef class Tagger:
     """A time tagger of up to 8 channels.
 
     Args:
-        bit_generator: numpy.random.BitGenerator; four of its words seed what the tagger draws.
+        bit_generator: numpy.random.BitGenerator; 32 of its words seed what the tagger draws.
         skew_ps: For each of 1 to 8 channels, its delay in the clock's time.
         tick_ps: Length of a tick, 0.001 to 1e6.
         noise_ps: Standard deviation of the timing noise, from 0.
@@ -83,7 +84,7 @@ cdef class Tagger:
     cdef int64_t _last
     cdef bint _uneven
     cdef double[PATTERN_BINS + 1] _edges
-    cdef int[PATTERN_BINS] _first_bin
+    cdef Bins[PATTERN_BINS] _bins
     cdef double[MAX_CHANNELS] _skew_ps
     cdef Click* _clicks
     cdef Py_ssize_t _n, _room
@@ -111,12 +112,14 @@ cdef class Tagger:
         for i in range(PATTERN_BINS):
             if not bin_edges[i + 1] > bin_edges[i]:
                 raise ValueError("bin_edges: they must rise")
-        for i in range(PATTERN_BINS + 1):
-            self._edges[i] = bin_edges[i]
         for i in range(PATTERN_BINS):
             while bin_edges[j + 1] <= i:
                 j += 1
-            self._first_bin[i] = j
+            self._bins[i].first = j
+            self._bins[i].second = bin_edges[j + 1]
+            self._bins[i].third = bin_edges[j + 2] if j + 2 <= PATTERN_BINS else INFINITY
+        for i in range(PATTERN_BINS + 1):
+            self._edges[i] = bin_edges[i]
 
     def __dealloc__(self):
         free(self._clicks)
@@ -211,27 +214,29 @@ cdef class Tagger:
         return 0
 
     cdef inline int64_t _tick(self, int64_t begin_tick, double beyond_ps) except? -1 nogil:
-        cdef double ticks = beyond_ps / self._tick_ps
-        cdef int64_t low, pattern, whole_ticks
-        cdef int bin
         if not fabs(beyond_ps) <= FURTHEST_PS:
             with gil:
                 raise ValueError(f"time: the clock would show {beyond_ps} ps since the cell's begin; at most 1e15")
+        return begin_tick + self._bin(begin_tick, beyond_ps / self._tick_ps)
+
+    cdef inline int64_t _bin(self, int64_t begin_tick, double ticks) noexcept nogil:
+        """Return how many bins after that of the cell's begin a time is, in ticks."""
+        cdef int64_t low, pattern, whole_ticks, bin
+        cdef const Bins* bins
         if not self._uneven:
-            return begin_tick + whole(ticks)
+            return whole(ticks)
         low = begin_tick & (PATTERN_BINS - 1)
         ticks += low
         whole_ticks = whole(ticks)
-        bin = self._first_bin[whole_ticks & (PATTERN_BINS - 1)]
+        bins = self._bins + (whole_ticks & (PATTERN_BINS - 1))
         pattern = whole_ticks & -PATTERN_BINS
         ticks -= pattern
         if ticks >= PATTERN_BINS:  # it was less than nothing below 0
-            return begin_tick - low + pattern + PATTERN_BINS
-        bin += self._edges[bin + 1] <= ticks  # twice is nearly always enough, and no branch to mispredict
-        bin += self._edges[bin + 1] <= ticks
-        while self._edges[bin + 1] <= ticks:
+            return pattern + PATTERN_BINS - low
+        bin = bins.first + (bins.second <= ticks) + (bins.third <= ticks)
+        while bin > bins.first + 1 and self._edges[bin + 1] <= ticks:  # of bins so narrow that a tick has more of them
             bin += 1
-        return begin_tick - low + pattern + bin
+        return pattern + bin - low
 
     cdef int _make_room(self, Py_ssize_t n) except -1 nogil:
         cdef Click* grown
@@ -248,44 +253,63 @@ cdef class Tagger:
         const int64_t[::1] origin, int64_t begin_tick, double begin_ps, double rate,
     ) except -1 nogil:
         cdef double[MAX_CHANNELS] begins_ps
-        cdef double[BATCH] beyond_ps
+        cdef double[BATCH] beyond_ps, noise
         cdef int64_t[BATCH] tick
         cdef Py_ssize_t first = 0, i, n
-        cdef int c
+        cdef int c, wrong
         self._make_room(time_ps.shape[0])
         for c in range(self._n_channels):
             begins_ps[c] = begin_ps + self._skew_ps[c]
         while first < time_ps.shape[0]:
             n = min(BATCH, time_ps.shape[0] - first)
+            wrong = 0
             for i in range(n):
-                if channel[first + i] >= self._n_channels:
-                    with gil:
-                        raise ValueError(f"channel {channel[first + i]}: there is none")
-                beyond_ps[i] = begins_ps[channel[first + i]] + time_ps[first + i] * rate
+                wrong |= channel[first + i] >= self._n_channels
+                beyond_ps[i] = begins_ps[channel[first + i] & (MAX_CHANNELS - 1)] + time_ps[first + i] * rate
             if self._noise_ps > 0:
+                draw_normals(&self._draws, noise, n)
                 for i in range(n):
-                    beyond_ps[i] += self._noise_ps * draw_normal(&self._draws)
+                    beyond_ps[i] += self._noise_ps * noise[i]
             for i in range(n):
-                tick[i] = self._tick(begin_tick, beyond_ps[i])
+                wrong |= not fabs(beyond_ps[i]) <= FURTHEST_PS
+            if wrong:
+                self._refuse(&channel[first], beyond_ps, n)
             for i in range(n):
-                self._insert(tick[i], channel[first + i], cause[first + i], origin[first + i])
+                beyond_ps[i] /= self._tick_ps
+            for i in range(n):
+                tick[i] = begin_tick + self._bin(begin_tick, beyond_ps[i])
+            self._insert_all(tick, n, &channel[first], &cause[first], &origin[first])
             first += n
         return 0
 
-    cdef inline int _insert(self, int64_t tick, uint8_t channel, uint8_t cause, int64_t origin) noexcept nogil:
-        """Put a click into its place: jitter, skew and what waits from before make that another than the last."""
+    cdef int _refuse(self, const uint8_t* channel, const double* beyond_ps, Py_ssize_t n) except -1 nogil:
+        """Say what is wrong with the first of some clicks that cannot be registered."""
+        cdef Py_ssize_t i
+        for i in range(n):
+            if channel[i] >= self._n_channels:
+                with gil:
+                    raise ValueError(f"channel {channel[i]}: there is none")
+            self._tick(0, beyond_ps[i])
+        return 0
+
+    cdef int _insert_all(
+        self, const int64_t* ticks, Py_ssize_t n, const uint8_t* channel, const uint8_t* cause, const int64_t* origin,
+    ) noexcept nogil:
+        """Put clicks into their places: jitter, skew and what waits from before make that another than the last."""
         cdef Click* clicks = self._clicks
-        cdef Py_ssize_t at = self._n
-        tick = max(tick, self._last)
-        if self._in_order:
-            while at > 0 and _before(tick, channel, clicks + at - 1):
+        cdef Py_ssize_t at, i, end = self._n
+        cdef int64_t tick
+        for i in range(n):
+            tick, at = max(ticks[i], self._last), end
+            while self._in_order and at > 0 and _before(tick, channel[i], clicks + at - 1):
                 clicks[at] = clicks[at - 1]
                 at -= 1
-            self._in_order = self._n - at <= FAR
-        clicks[at].tick, clicks[at].origin, clicks[at].number = tick, origin, self._added
-        clicks[at].channel, clicks[at].cause = channel, cause
-        self._added += 1
-        self._n += 1
+            self._in_order &= end - at <= FAR
+            clicks[at].tick, clicks[at].origin, clicks[at].number = tick, origin[i], self._added + <uint32_t>i
+            clicks[at].channel, clicks[at].cause = channel[i], cause[i]
+            end += 1
+        self._added += <uint32_t>n
+        self._n = end
         return 0
 
     cdef int _merge(

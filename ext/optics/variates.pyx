@@ -5,7 +5,8 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from numpy.random cimport bitgen_t
 
 from draw cimport (
-    draw_exponential, draw_exponentials, draw_normal, draw_normals, draw_prepare, draw_seed, draw_t, draw_uniform,
+    draw_exponential, draw_exponentials_by, draw_here, draw_how_t, draw_normal, draw_normals_by, draw_plain,
+    draw_prepare, draw_seed, draw_t, draw_uniform,
 )
 
 draw_prepare()
@@ -17,12 +18,15 @@ cdef class Variates:
     """Draws like a `numpy.random.Generator`, other numbers.
 
     Args:
-        bit_generator: A NumPy BitGenerator; four of its words seed the stream.
+        bit_generator: A NumPy BitGenerator; 32 of its words seed the stream.
+        portable: Draw one by one even where the processor could many at a time; they are the same.
     """
 
     cdef draw_t _stream
+    cdef const draw_how_t *_how
 
-    def __init__(self, bit_generator not None):
+    def __init__(self, bit_generator not None, bint portable=False):
+        self._how = &draw_plain if portable else draw_here
         draw_seed(&self._stream, <bitgen_t *>PyCapsule_GetPointer(bit_generator.capsule, "BitGenerator"))
 
     def random(self):
@@ -53,9 +57,9 @@ cdef class Variates:
         if out.shape[0] == 0:
             return
         if law == "standard_normal":
-            draw_normals(&self._stream, &out[0], out.shape[0])
+            draw_normals_by(self._how, &self._stream, &out[0], out.shape[0])
         elif law == "standard_exponential":
-            draw_exponentials(&self._stream, &out[0], out.shape[0])
+            draw_exponentials_by(self._how, &self._stream, &out[0], out.shape[0])
         else:
             for i in range(out.shape[0]):
                 out[i] = draw_uniform(&self._stream)

@@ -249,11 +249,15 @@ def test_photon_number_splitting_gains_and_key_length(attacks, gains):
     _, first = np.unique(seen.pulse, return_index=True)
     wrong = (seen.channel != seen.bit)[first]  # two detectors for both bases: the bit is the channel
     intensity, basis, measured = seen.intensity[first], seen.basis[first], seen.measured[first]
-    for k, gain in enumerate(gains):
-        assert binomial_p_value(int((intensity == k).sum()), seen.n_pulses, gain * OFTEN[k]) > P_LIMIT
+    for k, (gain, other) in enumerate(zip(gains, SPLIT if gains is HONEST else HONEST, strict=True)):
+        clicks = int((intensity == k).sum())
+        assert binomial_p_value(clicks, seen.n_pulses, gain * OFTEN[k]) > P_LIMIT
+        assert gain == other or binomial_p_value(clicks, seen.n_pulses, other * OFTEN[k]) < P_LIMIT
     kept = basis == measured
     noise = 2 * DARK_HZ * PERIOD_PS * 1e-12 / float(OFTEN @ gains)
-    assert binomial_p_value(int(wrong[kept].sum()), int(kept.sum()), ERROR + (0.5 - ERROR) * noise) > P_LIMIT
+    right = ERROR + (0.5 - ERROR) * noise
+    assert binomial_p_value(int(wrong[kept].sum()), int(kept.sum()), right) > P_LIMIT
+    assert binomial_p_value(int(wrong[kept].sum()), int(kept.sum()), 1.05 * right) < P_LIMIT
 
     def counts(basis_index, which):
         chosen = kept & (basis == basis_index) & which

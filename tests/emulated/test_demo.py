@@ -80,7 +80,7 @@ def test_it_does_its_job(seed_7: DemoProcess) -> None:
 
 def test_longer_blocks_make_key_where_short_ones_do_not(tmp_path: Path) -> None:
     """The example of docs/tutorials/first-link.md, step 4."""
-    fibre = ("--loss-db", "14", "--duration", "16", "--json")
+    fibre = ("--loss-db", "15", "--duration", "16", "--json")
     short, long = run_demo(tmp_path / "short", *fibre), run_demo(tmp_path / "long", *fibre, "--block-duration", "16")
     assert (short.code, short.summary()["totals"]["blocks_with_key"]) == (1, 0)
     assert (long.code, long.summary()["totals"]["blocks_with_key"]) == (0, 1)

@@ -15,7 +15,7 @@ LATCH_CLICKS = 1024
 def detect_alone(chain, time_ps, bright, number, horizon_ps, click_ps, cause, origin):
     """Run one detector as one of a receiver's; return how many arrivals were used and how many clicks written."""
     detector, channel = np.zeros(len(time_ps), np.uint8), np.full(len(click_ps), 9, np.uint8)
-    used, n = detect([chain], time_ps, detector, bright, number, horizon_ps, click_ps, channel, cause, origin)
+    used, n = detect([chain], time_ps, detector, bright, number, 0, horizon_ps, click_ps, channel, cause, origin)
     assert not channel[:n].any()
     return used, n
 
@@ -29,7 +29,7 @@ class Oracle:
         latch_hz=0, period_ps=1, gate_width_ps=0, gate_fwhm_ps=0, gate_centre_ps=0,
     ):  # fmt: skip
         self.rng = Variates(bit_generator)
-        self.drawn = {"standard_normal": [], "standard_exponential": []}
+        self.exponentials, self.for_clicks = [], []
         self.dead_time, self.paralysable = dead_time_ps, paralysable
         self.recovery, self.recovers = recovery_ps, 0.0
         self.components = list(zip(child_probability, child_tau_ps, strict=True))
@@ -50,24 +50,27 @@ class Oracle:
         self.open_time = max(0.0, -self.open) if self.width else 0.0  # time spent in gates; the first may be open at 0
         self.noise = self.next_noise()
 
-    def draw(self, law):
-        """Return a variate; 64 of a law are drawn at a time, and the last is taken first."""
-        if not self.drawn[law]:
-            block = np.empty(64)
-            self.rng.fill(law, block)
-            self.drawn[law] = block.tolist()
-        return self.drawn[law].pop()
+    def exponential(self):
+        """Return a variate; 64 are drawn at a time, and the last is taken first."""
+        if not self.exponentials:
+            self.exponentials = self.block("standard_exponential")
+        return self.exponentials.pop()
+
+    def block(self, law):
+        block = np.empty(64)
+        self.rng.fill(law, block)
+        return block.tolist()
 
     def failures(self, probability):
         if probability in {0, 1}:
-            self.draw("standard_exponential")
+            self.exponential()
             return 0 if probability else math.inf
-        return math.floor(self.draw("standard_exponential") / -math.log1p(-probability))
+        return math.floor(self.exponential() / -math.log1p(-probability))
 
     def next_noise(self):
         if not self.noise_rate:
             return math.inf
-        self.open_time += self.draw("standard_exponential") / self.noise_rate
+        self.open_time += self.exponential() / self.noise_rate
         if not self.width:
             return self.open_time
         gate, phase = divmod(self.open_time, self.width)
@@ -119,12 +122,8 @@ class Oracle:
             return False
         if t - self.live_from >= self.recovers:
             return True
-        self.draw_recovery()
+        self.recovers = self.recovery * self.exponential()
         return False
-
-    def draw_recovery(self):
-        if self.recovery:
-            self.recovers = self.recovery * self.draw("standard_exponential")
 
     def through_gate(self, t):
         if not self.width:
@@ -132,30 +131,34 @@ class Oracle:
         phase = (t - self.centre + self.period / 2) % self.period - self.period / 2
         if abs(phase) > self.width / 2:
             return False
-        return not self.fwhm or self.draw("standard_exponential") > 4 * math.log(2) * (phase / self.fwhm) ** 2
+        return not self.fwhm or self.exponential() > 4 * math.log(2) * (phase / self.fwhm) ** 2
+
+    def draw_clicks(self):
+        """Return (delay, recovery) of the next 64 clicks, the last first."""
+        delays = [self.jitter * x for x in (self.block("standard_normal") if self.jitter else [0.0] * 64)]
+        while self.until_tail < 64:
+            delays[self.until_tail] += self.tail * self.exponential()
+            self.until_tail += 1 + self.failures(self.tail_weight)
+        self.until_tail -= 64
+        recoveries = self.block("standard_exponential") if self.recovery else [0.0] * 64
+        return list(zip(delays, recoveries, strict=True))[::-1]
 
     def click(self, t):
-        self.live_from = t + self.dead_time
-        self.draw_recovery()
+        self.for_clicks = self.for_clicks or self.draw_clicks()
+        delay, recovery = self.for_clicks.pop()
+        self.live_from, self.recovers = t + self.dead_time, self.recovery * recovery
         if self.latch_hz:
             self.clicks += 1
             if self.clicks == LATCH_CLICKS:
                 if (t - self.clicks_since) * 1e-12 < LATCH_CLICKS / self.latch_hz:
                     self.latched, self.due = True, []
                 self.clicks, self.clicks_since = 0, t
-        shown = t
-        if self.jitter:
-            shown += self.jitter * self.draw("standard_normal")
-        self.until_tail -= 1
-        if self.until_tail < 0:
-            shown += self.tail * self.draw("standard_exponential")
-            self.until_tail = self.failures(self.tail_weight)
         if not self.blinded:
             self.until_birth -= 1
             if self.until_birth < 0:
                 self.bear(t)
                 self.until_birth = self.failures(1 - math.exp(-self.children))
-        return shown
+        return t + delay
 
     def bear(self, t):
         """Poisson number, of which it is known that it is not 0."""
@@ -187,4 +190,4 @@ class Oracle:
             while u >= self.components[which][0] and which + 1 < len(self.components):
                 u -= self.components[which][0]
                 which += 1
-        return self.components[which][1] * self.draw("standard_exponential")
+        return self.components[which][1] * self.exponential()

@@ -7,17 +7,23 @@ import numpy as np
 POISSON = 255
 
 
-def philox(low, high, key):
-    """Return the two words of a block of Philox2x64-10."""
-    for _ in range(10):
-        product = 0xD2B74407B1CE6E93 * low
-        low, high = product >> 64 ^ key ^ high, product % 2**64
-        key = (key + 0x9E3779B97F4A7C15) % 2**64
-    return low, high
+def philox(counter, key):
+    """Return the four words of a block of Philox4x32-10, of four and two words of 32 bits."""
+    a, b, c, d = counter
+    for r in range(10):
+        left, right = 0xD2511F53 * a, 0xCD9E8D57 * c
+        k0, k1 = (key[0] + r * 0x9E3779B9) % 2**32, (key[1] + r * 0xBB67AE85) % 2**32
+        a, b, c, d = right >> 32 ^ b ^ k0, right % 2**32, left >> 32 ^ d ^ k1, left % 2**32
+    return a, b, c, d
+
+
+def halves(word):
+    return word % 2**32, word >> 32
 
 
 def word(key, pulse):
-    return philox(int(pulse), int(key[1]), int(key[0]))[0]
+    low, high, *_ = philox((*halves(int(pulse)), *halves(int(key[1]))), halves(int(key[0])))
+    return low | high << 32
 
 
 def draw(sixteen_bits, thresholds):

@@ -301,5 +301,5 @@ def test_cells_out_of_order_and_light_for_no_detector_are_refused():
     found = detection((PERFECT,))
     with pytest.raises(ConfigurationError, match="cell 1"):
         found.register(1, light_of([], 0), clean(1))
-    with pytest.raises(ConfigurationError, match="detector 3"):
+    with pytest.raises(ConfigurationError, match="3 is none of 1"):
         detection((PERFECT,), cell_ps=100_000_000).register(0, light_of([1.0], 3), clean(1))

@@ -126,7 +126,7 @@ def test_detectors_together_click_as_each_does_alone(room):
     while n == room:
         out = np.empty(room), np.full(room, 9, np.uint8), np.empty(room, np.uint8), np.empty(room, np.int64)
         light = (column[used:] for column in (time_ps, which, bright, number))
-        more, n = detector.detect(chains, *light, 100e6, *out)
+        more, n = detector.detect(chains, *light, 0, 100e6, *out)
         used += more
         parts.append([column[:n] for column in out])
     found = [np.concatenate(column) for column in zip(*parts, strict=True)]
@@ -216,15 +216,29 @@ def test_what_cannot_be_is_refused(arguments, message):
         DetectorChain(np.random.SFC64(0), **arguments)
 
 
+def test_numbers_are_counted_where_none_are_given():
+    time_ps, bright, number = arrivals(4, n=300)
+    found = []
+    for numbers, first in ((number, 0), (None, 7)):
+        out = np.empty(400), np.empty(400, np.uint8), np.empty(400, np.uint8), np.empty(400, np.int64)
+        chain = DetectorChain(np.random.SFC64(1), dark_hz=1e5, dead_time_ps=100)
+        used, n = detector.detect([chain], time_ps, np.zeros_like(bright), bright, numbers, first, 1e12, *out)
+        assert used == 300
+        found.append(out[3][:n].tolist())
+    assert found[0] == found[1]
+    assert max(found[0]) == 306
+
+
 def test_arrays_and_cells_that_do_not_fit_are_refused():
     chain = DetectorChain(np.random.SFC64(0), period_ps=10, gate_width_ps=5)
     f, u, i = np.zeros(2), np.zeros(2, np.uint8), np.zeros(2, np.int64)
     for arguments, message in (
-        (([chain], f, u, u[:1], i, 1.0, f, u, u, i), "bright"),
-        (([chain], f, u, u, i, 1.0, f, u, u, i[:1]), "origin"),
-        (([chain], f, u + 1, u, i, 1.0, f, u, u, i), "1 is none of 1"),
-        (([], f, u, u, i, 1.0, f, u, u, i), "1 to 8"),
-        (([chain] * 9, f, u, u, i, 1.0, f, u, u, i), "1 to 8"),
+        (([chain], f, u, u[:1], i, 0, 1.0, f, u, u, i), "bright"),
+        (([chain], f, u, u, i[:1], 0, 1.0, f, u, u, i), "number"),
+        (([chain], f, u, u, None, 0, 1.0, f, u, u, i[:1]), "origin"),
+        (([chain], f, u + 1, u, None, 0, 1.0, f, u, u, i), "1 is none of 1"),
+        (([], f, u, u, i, 0, 1.0, f, u, u, i), "1 to 8"),
+        (([chain] * 9, f, u, u, i, 0, 1.0, f, u, u, i), "1 to 8"),
     ):
         with pytest.raises(ValueError, match=message):
             detector.detect(*arguments)

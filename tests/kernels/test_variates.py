@@ -68,6 +68,45 @@ def test_blocks_of_256_are_the_stream_whatever_is_asked_for():
     assert Variates(np.random.SFC64(4)).random() != Variates(np.random.SFC64(5)).random()
 
 
+@pytest.mark.parametrize("law", LAWS)
+def test_numbers_drawn_side_by_side_are_those_drawn_one_by_one(law):
+    """Blocks of any length, so that words are left over; enough numbers that the edges of all layers are met."""
+    wide, portable = Variates(np.random.SFC64(6)), Variates(np.random.SFC64(6), portable=True)
+    lengths = np.random.default_rng(1).integers(0, 700, 3000)
+    for n in lengths:
+        found, expected = np.empty((2, n))
+        wide.fill(law, found)
+        portable.fill(law, expected)
+        assert found.tolist() == expected.tolist()
+        assert wide.random() == portable.random()
+
+
+def test_the_words_are_those_of_eight_published_generators_in_turn():
+    """xoshiro256++ in plain Python, its state the words of the seed, lane by lane."""
+    seed = [int(word) for word in np.random.SFC64(8).random_raw(32)]
+    lanes = [[seed[8 * i + lane] for i in range(4)] for lane in range(8)]
+
+    def turned(x, k):
+        return (x << k | x >> (64 - k)) % 2**64
+
+    def word(s):
+        found = (turned((s[0] + s[3]) % 2**64, 23) + s[0]) % 2**64
+        shifted = s[1] << 17 & 2**64 - 1
+        s[2] ^= s[0]
+        s[3] ^= s[1]
+        s[1] ^= s[2]
+        s[0] ^= s[3]
+        s[2] ^= shifted
+        s[3] = turned(s[3], 45)
+        return found
+
+    for s in lanes:
+        s[0] |= 1
+    variates = Variates(np.random.SFC64(8))
+    for _ in range(50):
+        assert [variates.random() for _ in range(8)] == [(word(s) >> 11) / 2**53 for s in lanes]
+
+
 def test_another_law_is_refused():
     with pytest.raises(ValueError, match="cauchy"):
         Variates(np.random.SFC64(1)).fill("cauchy", np.empty(1))

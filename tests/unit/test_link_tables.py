@@ -195,9 +195,9 @@ def test_click_probability_is_what_the_kernel_draws():
     two = (Intensity(mean_photon_number=0.8, probability=0.75), Intensity(mean_photon_number=0.1, probability=0.25))
     source = {"intensities": two, "intensity_noise": 0.15, "pattern_effect": -0.3}
     tables = build_tables(link(source=source, misalignment=(0.05, 0.05, 0.0)))
-    n, keys = 2_000_000, np.arange(6, dtype=np.uint64).reshape(3, 2)
-    out = [np.empty(2 * n, t) for t in (np.float64, np.uint8, np.uint8, np.int32, np.uint16)]
-    found = PulseLight(tables).arrivals(keys, 0, n, np.random.SFC64(4), *out)
+    n, keys = 2_000_000, np.arange(8, dtype=np.uint64).reshape(4, 2)
+    out = [np.empty(2 * n, t) for t in (np.float64, np.uint8, np.uint8, np.int64, np.uint16)]
+    found = PulseLight(tables).arrivals(keys, 4, 0, n, *out)
     _, detector, _, pulse, state = (column[:found] for column in out)
     clicks = np.unique(np.column_stack([pulse, detector, state]), axis=0)[:, 1:]
     for choice in (KEY0, TEST1, 6 + KEY1):
