@@ -14,7 +14,7 @@ from qkdhw.export.pin import read_pin_file
 from qkdhw.export.pkcs11 import Pkcs11Token
 from qkdhw.keys.store import SqliteKeyStore
 from qkdhw.link.config import Role, TokenConfig
-from qkdhw.link.peer import Peer
+from qkdhw.link.peer import HSM_RECEIVER, Peer
 from qkdhw.postprocessing.messages import Message, MessageKind
 from qkdhw.secret import SecretBuffer
 
@@ -80,7 +80,7 @@ class TokenHandover:
         return key_ids
 
     def _import(self, store: SqliteKeyStore, key_ids: list[str]) -> None:
-        receiver = f"pkcs11:{self.token.label}"
+        receiver = HSM_RECEIVER + self.token.label
         store.reserve(receiver=receiver, key_ids=key_ids)
         for key_id in key_ids:
             with store.take(key_id, receiver=receiver) as key:

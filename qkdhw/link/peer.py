@@ -1,9 +1,9 @@
 """Sealed messages to and from the peer site, and the handshake that opens a session.
 
-The handshake also settles what a crash cut off: each site tells which blocks it holds and which keys it has burnt.
-A block that is pending here is activated if the peer holds the same one; a block that the peer has burnt, never had
-or has otherwise is burnt; a key that the peer has burnt is burnt here too. Both sites apply the same rule to the same
-two lists, so their stores end up equal.
+The handshake also settles what a crash cut off: each site tells which blocks it holds, and which keys are gone: burnt,
+or handed over to its token. A block that is pending here is activated if the peer holds the same one; a block that the
+peer has burnt, never had or has otherwise is burnt; a key that is gone there is burnt here, if it is not gone here too.
+Both sites apply the same rule to the same two lists, so their stores end up equal.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from qkdhw.postprocessing.messages import LIMIT_BYTES, Message, MessageKind, dec
 
 PeerBlocks = dict[tuple[str, int], tuple[str, KeyState]]  # (session, block ID): (digest in hex, state)
 
-VERSION = 1
+VERSION = 2
 NONCE_BYTES = 32
 BLOCK_STATES = frozenset({KeyState.PENDING, KeyState.READY, KeyState.BURNT})
 HELLO_TIMEOUT_S = 5.0
 HELLO_BYTES = 1 << 20  # before the peer is known, nobody gets more memory than that
 LARGEST_BLOCK_ID = 1 << 48
 RECENT_BLOCKS = 64
-RECENT_BURNT = 4096
+RECENT_GONE = 4096
+HSM_RECEIVER = "pkcs11:"  # begins the receiver of keys that both sites hand over to their tokens
 
 
 class Peer:
@@ -118,7 +119,6 @@ def open_session(
     """
     link = config.protocol.link
     own_blocks = [block for block in store.blocks() if block.link == link]
-    burnt = store.records(state=KeyState.BURNT)
     hello = Message(
         MessageKind.HELLO,
         {
@@ -130,7 +130,7 @@ def open_session(
                 [block.session, block.block_id, block.digest.hex(), block.state.value]
                 for block in own_blocks[-RECENT_BLOCKS:]
             ],
-            "burnt": [record.key_id for record in burnt if record.link == link][-RECENT_BURNT:],
+            "gone": _gone(store, link, own_blocks),
             "done": done,
         },
         (random_bytes(NONCE_BYTES),),
@@ -151,9 +151,21 @@ def open_session(
     peer.receive(MessageKind.READY)
     if not connected:
         peer.send(Message(MessageKind.READY))
-    n_activated, n_burnt = _settle(store, own_blocks, peer_blocks, _parse_key_ids(answer.fields["burnt"]))
+    n_activated, n_burnt = _settle(store, own_blocks, peer_blocks, _parse_key_ids(answer.fields["gone"]))
     last = max([block.block_id for block in own_blocks] + [number for _, number in peer_blocks] + [0])
     return Session(session_id, last + 1, n_activated, n_burnt, max(done, int(answer.fields["done"])))
+
+
+def _gone(store: SqliteKeyStore, link: str, own_blocks: list[BlockRecord]) -> list[str]:
+    """List keys of a link that the peer must not have ready: burnt ones, and those of recent blocks in the token."""
+    first_block = own_blocks[-RECENT_BLOCKS:][0].block_id if own_blocks else 0
+    handed_over = [
+        record.key_id
+        for record in store.records(state=KeyState.DELIVERED)
+        if record.link == link and record.block_id >= first_block and record.receiver.startswith(HSM_RECEIVER)
+    ]
+    burnt = [record.key_id for record in store.records(state=KeyState.BURNT) if record.link == link]
+    return (burnt + handed_over)[-RECENT_GONE:]
 
 
 def _check_hello(answer: Message, config: SiteConfig) -> None:
@@ -191,11 +203,11 @@ def _parse_key_ids(items: list[object]) -> list[str]:
     try:
         return [str(uuid.UUID(str(item))) for item in items]
     except ValueError as error:
-        raise PeerProtocolError("the peer's list of burnt keys is malformed") from error
+        raise PeerProtocolError("the peer's list of keys that are gone is malformed") from error
 
 
 def _settle(
-    store: SqliteKeyStore, own_blocks: list[BlockRecord], peer_blocks: PeerBlocks, peer_burnt: list[str]
+    store: SqliteKeyStore, own_blocks: list[BlockRecord], peer_blocks: PeerBlocks, peer_gone: list[str]
 ) -> tuple[int, int]:
     """Bring this store to what both sites hold; returns (blocks activated, blocks and keys burnt)."""
     activated = burnt = 0
@@ -213,7 +225,7 @@ def _settle(
             store.burn_block(session=block.session, block_id=block.block_id, reason=reason)
             burnt += 1
     own = {record.key_id: record.state for record in store.records()}
-    lost = [key_id for key_id in peer_burnt if own.get(key_id) in {KeyState.READY, KeyState.RESERVED}]
+    lost = [key_id for key_id in peer_gone if own.get(key_id) in {KeyState.READY, KeyState.RESERVED}]
     if lost:
-        store.burn(lost, reason="the peer site has burnt it")
+        store.burn(lost, reason="the peer site has burnt it or handed it over")
     return activated, burnt + len(lost)

@@ -61,7 +61,7 @@ SCHEMA: Mapping[MessageKind, tuple[Mapping[str, tuple[type, ...]], int]] = {
             "role": (str,),
             "profile": (str,),
             "blocks": (list,),
-            "burnt": (list,),
+            "gone": (list,),
             "done": (int,),
         },
         1,  # nonce

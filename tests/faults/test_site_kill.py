@@ -187,16 +187,8 @@ def test_fifty_kills_leave_both_stores_equal_and_no_key_out_twice(tmp_path: Path
             assert store.records(state=KeyState.PENDING) == []
             assert store.records(state=KeyState.RESERVED) == []
     transmitter, receiver = (ready_keys(site) for site in sites)
-    common = transmitter.keys() & receiver.keys()
-    assert {key_id: transmitter[key_id] for key_id in common} == {key_id: receiver[key_id] for key_id in common}
-    assert len(common) > 0
-    # A site that is killed between a block and its export still has what the other one has handed over by then.
-    for ready, other in zip((receiver, transmitter), sites, strict=True):
-        with open_store(other) as store:
-            states = {record.key_id: record.state for record in store.records()}
-        alone = ready.keys() - common
-        assert {states[key_id] for key_id in alone} <= {KeyState.DELIVERED, KeyState.BURNT}
-        assert len(alone) <= options.keys_to_token * KILLS
+    assert transmitter == receiver
+    assert len(transmitter) > 0
     assert min(blocks) > 1
 
 

@@ -196,6 +196,37 @@ def test_a_delivered_key_stays_delivered(sites: tuple[Site, Site]) -> None:
     assert receiver.store.record(key_id(1, 0)).state is KeyState.DELIVERED
 
 
+@pytest.mark.parametrize("hands_over", ["transmitter", "receiver"])
+def test_a_key_in_one_token_only_is_burnt_at_the_site_that_was_killed_before_its_own_export(
+    sites: tuple[Site, Site], hands_over: Role
+) -> None:
+    """A key that an application took is another matter: its peer application asks for it later."""
+    one, other = sites if hands_over == "transmitter" else sites[::-1]
+    for site in sites:
+        put_block(site.store, 1, KeyState.READY, n_keys=4)
+    for index, receiver in ((0, "pkcs11:qkd"), (1, "pkcs11:qkd"), (2, "app")):
+        one.store.reserve(receiver=receiver, key_ids=[key_id(1, index)])
+        one.store.take(key_id(1, index), receiver=receiver).close()
+    other.store.reserve(receiver="pkcs11:qkd", key_ids=[key_id(1, 1)])
+    other.store.take(key_id(1, 1), receiver="pkcs11:qkd").close()
+    sessions = meet(one, other) if hands_over == "transmitter" else meet(other, one)[::-1]
+    assert [session.burnt for session in sessions] == [0, 1]
+    states = [other.store.record(key_id(1, index)).state for index in range(4)]
+    assert states == [KeyState.BURNT, KeyState.DELIVERED, KeyState.READY, KeyState.READY]
+
+
+def test_keys_handed_over_long_ago_are_not_told(sites: tuple[Site, Site]) -> None:
+    for site in sites:
+        for block_id in range(1, RECENT_BLOCKS + 2):
+            put_block(site.store, block_id, KeyState.READY, n_keys=1)
+    for block_id in (1, 2):
+        sites[0].store.reserve(receiver="pkcs11:qkd", key_ids=[key_id(block_id, 0)])
+        sites[0].store.take(key_id(block_id, 0), receiver="pkcs11:qkd").close()
+    meet(*sites)
+    states = [sites[1].store.record(key_id(block_id, 0)).state for block_id in (1, 2)]
+    assert states == [KeyState.READY, KeyState.BURNT]
+
+
 # --- the session ----------------------------------------------------------------------------------------------------
 def test_sessions_never_repeat_and_block_numbers_go_on(sites: tuple[Site, Site]) -> None:
     transmitter, receiver = sites
@@ -229,7 +260,7 @@ def test_sites_that_are_configured_differently_refuse_each_other(
 def hello_of(receiver: Site, **fields: Any) -> Message:
     config = receiver.config
     good = {
-        "version": 1, "link": "north", "role": "receiver", "profile": config.protocol.digest(), "blocks": [], "burnt": [],
+        "version": 2, "link": "north", "role": "receiver", "profile": config.protocol.digest(), "blocks": [], "gone": [],
         "done": 0,
     }  # fmt: skip
     return Message(MessageKind.HELLO, good | fields, (bytes(32),))
@@ -254,7 +285,7 @@ BLOCK = [EARLIER, 1, "73616d65", "ready"]
 @pytest.mark.parametrize(
     ("fields", "reason", "remedy"),
     [
-        ({"version": 2}, "version 2", "same version"),
+        ({"version": 1}, "version 1", "same version"),
         ({"link": "south"}, "link 'south'", "[protocol]"),
         ({"role": "transmitter"}, "role 'transmitter'", "transmitter and the other"),
         ({"role": "eve"}, "role 'eve'", "transmitter and the other"),
@@ -267,9 +298,9 @@ BLOCK = [EARLIER, 1, "73616d65", "ready"]
         ({"blocks": [[EARLIER, True, "73616d65", "ready"]]}, "list of blocks", ""),
         ({"blocks": [[EARLIER, 1, "73616d65", "delivered"]]}, "list of blocks", ""),
         ({"blocks": [[EARLIER, 1, "73616d65", []]]}, "list of blocks", ""),
-        ({"burnt": ["no UUID"]}, "list of burnt keys", ""),
-        ({"burnt": [7]}, "list of burnt keys", ""),
-        ({"burnt": [None]}, "list of burnt keys", ""),
+        ({"gone": ["no UUID"]}, "keys that are gone", ""),
+        ({"gone": [7]}, "keys that are gone", ""),
+        ({"gone": [None]}, "keys that are gone", ""),
     ],
 )
 def test_a_hello_that_cannot_be_is_refused_and_settles_nothing(
@@ -294,10 +325,10 @@ def test_a_nonce_of_another_length_or_another_message_is_refused(sites: tuple[Si
 
 
 def test_a_peer_that_knows_more_blocks_than_it_tells_settles_as_told(sites: tuple[Site, Site]) -> None:
-    """A well-formed HELLO that names the pending block activates it; unknown keys in `burnt` do no harm."""
+    """A well-formed HELLO that names the pending block activates it; unknown keys in `gone` do no harm."""
     transmitter, receiver = sites
     put_block(transmitter.store, 1, KeyState.PENDING)
-    message = hello_of(receiver, blocks=[BLOCK], burnt=[str(uuid.uuid4()), key_id(1, 2)])
+    message = hello_of(receiver, blocks=[BLOCK], gone=[str(uuid.uuid4()), key_id(1, 2)])
     (_, session), _ = together(transmitter, transmitter.open, receiver, answer_with(receiver, message))
     assert (session.activated, session.burnt, session.next_block_id) == (1, 1, 2)
     assert usable(transmitter.store)[0] == sorted([key_id(1, 0), key_id(1, 1)])
