@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -104,11 +103,7 @@ def record_events(
         blocks = written.counting(_for_a_while(chain([first], events), begun_s, duration_s, on_progress))
         if not format_named(format_name).holds_gaps:
             blocks = map(without_losses, blocks)
-        mask = os.umask(0o077)
-        try:
-            left_out = write_events(path, blocks, format_name, tick_ps=first.tick_ps, fine_tick_ps=first.fine_tick_ps)
-        finally:
-            os.umask(mask)
+        left_out = write_events(path, blocks, format_name, tick_ps=first.tick_ps, fine_tick_ps=first.fine_tick_ps)
     came, counts = events.counts, written.counts()
     unwritten = came.photons + came.markers - counts["photons"] - counts["markers"]
     span_s = float(written.span_ticks * first.tick_ps / PICOSECONDS)

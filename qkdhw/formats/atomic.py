@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all: written under another name, synchronised, then renamed."""
+"""Files that appear whole or not at all: written under another name, synchronised, then renamed.
+
+They are for their owner only, because a receiver's events are raw key; plots are as open as other files.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +30,21 @@ _REMEDIES = {
 
 
 @contextmanager
-def temporary_beside(path: Path) -> Iterator[Path]:
+def temporary_beside(path: Path, *, private: bool = True) -> Iterator[Path]:
     """Give the name of an empty file beside `path`; when the body ends well it becomes `path`, else it is removed.
 
     What a killed process left, or another one is writing, is never in the way: the name is drawn.
+
+    Args:
+        path: What it becomes; a file that is there is replaced.
+        private: Only its owner may read it.
 
     Raises:
         EventError: The folder cannot be written, or `path` is something else than a file, such as a device.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        _create(path, temporary)
+        _create(path, temporary, 0o600 if private else 0o666)
         yield temporary
         _synchronise(path, temporary)
     except BaseException:
@@ -46,11 +53,11 @@ def temporary_beside(path: Path) -> Iterator[Path]:
         raise
 
 
-def _create(path: Path, temporary: Path) -> None:
+def _create(path: Path, temporary: Path, mode: int) -> None:
     try:
         if path.exists() and not path.is_file():
             raise EventError(f"cannot write {path}: it is there and no regular file", remedy="choose another name")
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666))
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, mode))
     except OSError as error:
         raise write_error(path, error) from error
 
@@ -73,13 +80,13 @@ def _fsync(path: Path, flags: int) -> None:
 
 
 @contextmanager
-def write_whole_file(path: Path) -> Iterator[BinaryIO]:
+def write_whole_file(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
     """Open a new file for binary writing that appears as `path` only when the body ends well.
 
     Raises:
         EventError: The file cannot be written, for example because the disk is full.
     """
-    with temporary_beside(path) as temporary:
+    with temporary_beside(path, private=private) as temporary:
         try:
             with temporary.open("r+b") as file:
                 yield file

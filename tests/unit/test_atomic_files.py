@@ -28,3 +28,15 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
         file.write(b"events")
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_files_are_for_their_owner_only_unless_they_are_made_for_others(tmp_path):
+    before = os.umask(0o022)
+    try:
+        for name, private in (("bits", True), ("plot", False), ("bits", True)):
+            with write_whole_file(tmp_path / name, private=private) as file:
+                file.write(b"whole")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("bits", "plot")]
+    assert modes == [0o600, 0o644]

@@ -48,6 +48,7 @@ def through_file(format_name, events, tick_ps, *, fine_tick_ps=None, cut=0, max_
         path = Path(folder) / "events"
         write_events(path, parts, format_name, tick_ps=tick_ps, fine_tick_ps=fine_tick_ps)
         assert [p.name for p in Path(folder).iterdir()] == ["events"]
+        assert path.stat().st_mode & 0o077 == 0  # events of a receiver are raw key
         source = open_events(path, format_name)
         assert source.tick_ps == tick_ps
         assert source.fine_tick_ps == fine_tick_ps

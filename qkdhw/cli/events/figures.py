@@ -64,7 +64,7 @@ def figure(plot: Path | None, *, show: bool = False) -> Iterator[Figure]:
     if plot is not None:
         data = BytesIO()
         drawn.savefig(data, format=plot.suffix[1:].lower(), dpi=150)
-        with write_whole_file(plot) as file:
+        with write_whole_file(plot, private=False) as file:
             file.write(data.getvalue())
     if show:
         plt.show()
