@@ -36,6 +36,12 @@ def stream(seed: int, run: int, *purpose: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(seed, spawn_key=(run, *purpose))
 
 
+def pulse_keys(seed: int, run: int) -> NDArray[np.uint64]:
+    """Return the keys of what is drawn by number of the pulse or of the cell, (4, 2)."""
+    purposes = (Purpose.ALICE, Purpose.BOB, Purpose.EVE, Purpose.LIGHT)
+    return np.array([stream(seed, run, purpose).generate_state(2, np.uint64) for purpose in purposes])
+
+
 @dataclass(frozen=True, slots=True)
 class Arrivals:
     """Light that reaches the detectors of one end in a cell; truth.
@@ -67,14 +73,12 @@ class PulseStage:
 
     Args:
         tables: What pulses send to the detectors.
-        seed: Seed of everything random.
-        run: Number of the run.
+        keys: Of the run, see `pulse_keys`.
         cell_pulses: Pulses in a cell.
     """
 
-    def __init__(self, tables: PulseTables, seed: int, run: int, cell_pulses: int) -> None:
-        purposes = (Purpose.ALICE, Purpose.BOB, Purpose.EVE, Purpose.LIGHT)
-        self._keys = np.array([stream(seed, run, p).generate_state(2, np.uint64) for p in purposes])
+    def __init__(self, tables: PulseTables, keys: NDArray[np.uint64], cell_pulses: int) -> None:
+        self._keys = keys
         self._light = light.PulseLight(tables)
         self._cell_pulses = cell_pulses
         most = float(tables.shares.sum(axis=1).max()) * cell_pulses

@@ -30,6 +30,7 @@ from qkdhw_emulators.optics.light_stage import (
     PairStage,
     PulseStage,
     Purpose,
+    pulse_keys,
     stream,
     suitable_cell_pulses,
 )
@@ -135,6 +136,7 @@ class LinkSimulation:
                 )
         self.setup = setup
         self._seed, self._run, self._threads = seed, run, threads
+        self._keys = pulse_keys(seed, run)
         self._schedule = schedule or Schedule(())
         self._schedule.check(setup)
         self._set_cell(cell_pulses)
@@ -306,7 +308,7 @@ class LinkSimulation:
         tables = build_tables(setup, rotation)
         for attack in active:
             tables = attack.change_tables(tables, setup)
-        return PulseStage(tables, self._seed, self._run, self.cell_pulses)
+        return PulseStage(tables, self._keys, self.cell_pulses)
 
     def _pulses(self) -> PulseStage:
         stage = self._latest.stage

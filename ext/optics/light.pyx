@@ -295,19 +295,23 @@ cdef class PulseLight:
     ) except -1 nogil:
         """Scale places as the noise of the source and the pulse before scale the mean; one pulse has one factor."""
         cdef double[BATCH] deviations
+        cdef int64_t[BATCH] before
+        cdef uint64_t[BATCH] words
         cdef double deviation
         cdef Py_ssize_t i
         draw_normals(stream, deviations, count)
+        for i in range(count):
+            before[i] = max(first + found[i].pulse - 1, 0)
+        if self.pattern != 0:
+            self.words(before, keys + ALICE, words, count)
         for i in range(count):
             if found[i].pulse != pulse[0]:
                 deviation = deviations[i]
                 while fabs(deviation) > NOISE_LIMIT:
                     deviation = draw_normal(stream)
                 pulse[0], factor[0] = found[i].pulse, 1 + self.noise * deviation
-                if self.pattern != 0 and first + pulse[0] > 0 and not _draw(
-                    philox_word(first + pulse[0] - 1, keys + ALICE), &self.intensity
-                ):
-                    factor[0] *= 1 + self.pattern
+                if self.pattern != 0:  # without another branch: nothing could guess it
+                    factor[0] *= 1 + self.pattern * (first + pulse[0] > 0 and _draw(words[i], &self.intensity) == 0)
             found[i].place /= factor[0]
         return 0
 
