@@ -312,7 +312,7 @@ SIGNATURES = (
         "pulses with a click", cross_double_share(), cross_double_share(0.99),
     ),
     Signature(
-        PhotonNumberSplitting(), "gain of the decoy falls, QBER stays", decoys, "clicks", decoy_share(False),
+        PhotonNumberSplitting(), "gain of the decoy falls, QBER of the signal stays", decoys, "clicks", decoy_share(False),
         decoy_share(True),
     ),
     Signature(
