@@ -1,7 +1,7 @@
-"""Which pulse a click belongs to: a simulated run can read it off the light, as a perfect synchronisation would.
+"""Which pulse a click belongs to: a simulated run knows the clock of a tagger, as a perfect synchronisation would.
 
-The clock of a tagger is found cell by cell from clicks whose light is known, so every click, noise too, gets a time of
-the sender's; a window about each pulse's arrival (time bins: about each bin's) then says which pulse it is of.
+The clock's readings are worked out as the tagger's own are, so that every click, also noise of a dark fibre, gets a
+time of the sender's; a window about each pulse's arrival (time bins: about each bin's) then says which pulse it is of.
 """
 
 from __future__ import annotations
@@ -11,75 +11,114 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw_emulators.optics.detection import DetectedEvents
-from qkdhw_emulators.optics.light_stage import Arrivals
+from qkdhw_emulators.optics.attack import Attack, DetectorCondition, LinkCondition
+from qkdhw_emulators.optics.attacks import baseline_monitors
+from qkdhw_emulators.optics.detection import OSCILLATOR_STREAM, DetectedEvents
+from qkdhw_emulators.optics.light_stage import Arrivals, Purpose, stream
+from qkdhw_emulators.optics.receiver_oscillator import Reading, ReceiverOscillator
+from qkdhw_emulators.optics.schedule import Schedule
 from qkdhw_emulators.optics.setup import BASES, OpticalSetup, Receiver, Tagger
 
-FEWEST_FOR_A_SLOPE = 20
-KEPT = 200  # clicks of known light that a cell of few falls back on
 NO_PULSE = -1
 
 
-class ClockFinder:
+class KnownConditions:
+    """What changes the receiver's clock and the travel time in each cell: attacks, faults and temperature.
+
+    Args:
+        setup: The link without attacks.
+        schedule: Its attacks and faults.
+    """
+
+    def __init__(self, setup: OpticalSetup, schedule: Schedule) -> None:
+        self._setup, self._schedule = setup, schedule
+        self._active: tuple[Attack, ...] | None = None
+        self._latest = _clean(setup)
+
+    def at(self, now_s: float) -> LinkCondition:
+        """Return the condition of a cell that begins now."""
+        active = self._schedule.active(now_s)
+        thermal = self._setup.channel.temperature_swing_k > 0
+        if active != self._active or thermal or any(attack.varies for attack in active):
+            self._active, self._latest = active, _clean(self._setup)
+            self._latest.delay_ps, self._latest.delay_ps_per_s = self._setup.channel.thermal_delay(now_s)
+            changed = self._setup
+            for attack in active:
+                changed = attack.change_setup(changed, now_s - attack.from_s)
+            for attack in active:
+                attack.change_condition(self._latest, changed, now_s - attack.from_s)
+        return self._latest
+
+
+def _clean(setup: OpticalSetup) -> LinkCondition:
+    return LinkCondition([DetectorCondition() for _ in setup.receiver.detectors], monitors=baseline_monitors(setup))
+
+
+class EndClock:
     """Turns a tagger's ticks into the sender's time.
 
     Args:
         receiver: The end's detectors, for their delays.
         tagger: The end's time tagger.
         cell_ps: Length of a cell.
+        seed: Seed of everything random.
+        purpose: Number of the end's random streams.
+
+    Attributes:
+        first_tick: What the clock shows when the first pulse arrives.
     """
 
-    def __init__(self, receiver: Receiver, tagger: Tagger, cell_ps: int) -> None:
+    def __init__(self, receiver: Receiver, tagger: Tagger, cell_ps: int, seed: int, purpose: Purpose) -> None:
+        bits = np.random.SFC64(stream(seed, 0, purpose, OSCILLATOR_STREAM))
+        self._oscillator = ReceiverOscillator(tagger, cell_ps, bits)
+        self.first_tick = self._oscillator.offset_ps * 1000 // tagger.tick_fs
         self._tick_ps = tagger.tick_fs / 1000
         skew = (*tagger.skew_ps, *(0.0 for _ in receiver.detectors))
         self._skew_ps = np.array(skew[: len(receiver.detectors)])
         self._delay_ps = np.array([d.delay_ps for d in receiver.detectors])
-        self._cell_ps = cell_ps
+        self._cell_ps, self._cells = cell_ps, 0
+        self._latest: Reading | None = None
         self._before = Arrivals.empty()
         self._lit = 0
-        self._usual_slope = 1 / (1 + tagger.clock_ppm * 1e-6) - 1
-        self._ticks = np.empty(0, np.int64)
-        self._skews, self._true_ps = np.empty(0), np.empty(0)
 
     def origins(self, events: DetectedEvents, light: Arrivals) -> NDArray[np.int64]:
-        """Return the number of the pulse (or pair) whose light made each event, -1 for noise; truth."""
+        """Return the number of the pulse (or pair) whose light made each event, -1 for noise; truth.
+
+        Once for each cell, in order.
+        """
         known = np.concatenate((self._before.origin, light.origin))
         index = events.arrival - (self._lit - len(self._before.origin))
         made = (events.arrival >= 0) & (index >= 0)
         found = np.full(len(index), NO_PULSE, np.int64)
         found[made] = known[index[made]]
-        return found
-
-    def times_ps(self, events: DetectedEvents, light: Arrivals) -> NDArray[np.float64]:
-        """Return times since the cell's begin, delays of the detectors taken off; once for each cell, in order.
-
-        Before the first light there is no clock: then all times are nan.
-        """
-        index = events.arrival - self._lit
-        lit = np.flatnonzero(index >= 0)
-        ticks = np.concatenate((self._ticks, events.ticks[lit]))
-        skew = np.concatenate((self._skews, self._skew_ps[events.channel[lit]]))
-        true = np.concatenate((self._true_ps, light.time_ps[index[lit]]))
-        kept = slice(-max(len(lit), KEPT), None)
-        self._ticks, self._skews, self._true_ps = ticks[kept], skew[kept], true[kept]
-        times = self._timed(events) if len(self._ticks) else np.full(len(events.ticks), np.nan)
-        self._true_ps = self._true_ps - self._cell_ps
         self._before = light
         self._lit += len(light.time_ps)
+        return found
+
+    def times_ps(self, events: DetectedEvents, condition: LinkCondition) -> NDArray[np.float64]:
+        """Return times since the cell's begin, delays of the detectors taken off; once for each cell, in order.
+
+        Args:
+            events: What the tagger gave in the cell; some are of the end of the cell before.
+            condition: What acts on the clock in the cell.
+        """
+        now = self._oscillator.advance(self._cells, condition)
+        self._cells += 1
+        times = self._since(now, events)
+        if self._latest is not None:
+            earlier = events.ticks < now.tick
+            falls = np.flatnonzero(np.diff(events.ticks) < 0)  # the clock was set back
+            if len(falls):
+                earlier[: falls[-1] + 1] = True
+            times = np.where(earlier, self._since(self._latest, events) - self._cell_ps, times)
+        self._latest = now
         shifted: NDArray[np.float64] = times - self._delay_ps[events.channel]
         return shifted
 
-    def _timed(self, events: DetectedEvents) -> NDArray[np.float64]:
-        """Draw a line through clicks of known light, of this cell or, if it has few, of the last ones too."""
-        anchor = int(self._ticks[-1])
-        since_ps = (self._ticks - anchor) * self._tick_ps - self._skews
-        lag = self._true_ps - since_ps
-        middle, slope = since_ps.mean(), self._usual_slope
-        if len(lag) >= FEWEST_FOR_A_SLOPE:
-            slope = float(np.polyfit(since_ps - middle, lag, 1)[0])
-        offset = np.median(lag - slope * (since_ps - middle))
-        of_events = (events.ticks - anchor) * self._tick_ps - self._skew_ps[events.channel]
-        times: NDArray[np.float64] = of_events + offset + slope * (of_events - middle)
+    def _since(self, reading: Reading, events: DetectedEvents) -> NDArray[np.float64]:
+        """Return times since the begin of the cell of a reading."""
+        shown_ps = (events.ticks - reading.tick + 0.5) * self._tick_ps - reading.beyond_ps
+        times: NDArray[np.float64] = (shown_ps - self._skew_ps[events.channel]) / reading.rate
         return times
 
 
@@ -89,7 +128,7 @@ class Clicks:
 
     Attributes:
         channel: uint8 (n,), index of the detector.
-        times_ps: float64 (n,), since the cell's begin; nan without a clock.
+        times_ps: float64 (n,), since the cell's begin.
         pulse: int64 (n,), number of the pulse since the begin of the run, -1 for clicks outside of all windows.
         phase_ps: float64 (n,), time after that pulse's arrival.
         basis: uint8 (n,), basis of the detector; 255 if a switch says it.
@@ -143,8 +182,7 @@ class PulseMatcher:
             return Clicks(channel, times_ps, none, nowhere, self._basis[channel], self._bit[channel])
         window_ps = self.window_ps or self._period_ps
         times = times_ps - self._late_ps[channel]
-        known = np.isfinite(times)
-        number = np.floor((np.where(known, times, 0.0) + window_ps / 2) / self._period_ps)
+        number = np.floor((times + window_ps / 2) / self._period_ps)
         phase = times - number * self._period_ps
         bit = self._bit[channel]
         within = phase
@@ -152,7 +190,7 @@ class PulseMatcher:
             second = self._by_time[channel] & (phase > self._bin_ps / 2)
             bit = np.where(second, np.uint8(1), bit)
             within = phase - second * self._bin_ps
-        inside = known & (np.abs(within) <= window_ps / 2)
+        inside = np.abs(within) <= window_ps / 2
         pulse = np.where(inside, number.astype(np.int64) + first_pulse, NO_PULSE)
         pulse[pulse < 0] = NO_PULSE
         return Clicks(channel, times_ps, pulse, phase, self._basis[channel], bit)

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkdhw.errors import ConfigurationError
-from qkdhw_emulators.optics.detection import OSCILLATOR_STREAM, DetectedEvents
+from qkdhw_emulators.optics.attack import LinkCondition
+from qkdhw_emulators.optics.detection import DetectedEvents
 from qkdhw_emulators.optics.expected import expected_counts
-from qkdhw_emulators.optics.light_stage import Arrivals, Purpose, stream
-from qkdhw_emulators.optics.receiver_oscillator import ReceiverOscillator
+from qkdhw_emulators.optics.light_stage import Arrivals, Purpose
 from qkdhw_emulators.optics.schedule import Schedule
 from qkdhw_emulators.optics.setup import PS_PER_S, OpticalSetup, Receiver, Tagger
 from qkdhw_emulators.optics.simulation import LinkSimulation, SimulatedCell
-from qkdhw_emulators.simulate.matching import SWITCHED, Clicks, ClockFinder, PulseMatcher
+from qkdhw_emulators.simulate.matching import SWITCHED, Clicks, EndClock, KnownConditions, PulseMatcher
 from qkdhw_emulators.simulate.observation import EndCounts, PairCounts, PulseCounts
 from qkdhw_emulators.simulate.writers import EventSink, TableSink, check_format, file_ending
 
@@ -109,23 +109,23 @@ class _Files:
 class _End:
     """One end: its counts, clock and files."""
 
-    def __init__(self, setup: OpticalSetup, receiver: Receiver, tagger: Tagger, cell_ps: int, first_tick: int) -> None:
-        self.counts = EndCounts(receiver, tagger.tick_fs / 1000, first_tick)
+    def __init__(self, setup: OpticalSetup, receiver: Receiver, tagger: Tagger, clock: EndClock) -> None:
+        self.counts = EndCounts(receiver, tagger.tick_fs / 1000, clock.first_tick)
         self.tick_ps = Fraction(tagger.tick_fs, 1000)
         self.channels = len(receiver.detectors)
         self.switches = any(m.startswith("any") for m in receiver.meaning)
         self.files = _Files()
-        self._clock = ClockFinder(receiver, tagger, cell_ps)
+        self._clock = clock
         self._matcher = PulseMatcher(setup, receiver)
 
-    def take(self, first_pulse: int, events: DetectedEvents, light: Arrivals) -> Clicks:
+    def take(self, first_pulse: int, events: DetectedEvents, light: Arrivals, condition: LinkCondition) -> Clicks:
         """Write a cell's events, count those since the first pulse and say what they mean."""
         if self.files.events is not None:
             self.files.events.write(events.ticks, events.channel)
         if self.files.truth is not None:
             self.files.truth.write(pulse=self._clock.origins(events, light), cause=events.cause)
         events = self.counts.add(events)
-        return self._matcher.match(first_pulse, self._clock.times_ps(events, light), events.channel)
+        return self._matcher.match(first_pulse, self._clock.times_ps(events, condition), events.channel)
 
 
 class _FreshPulses:
@@ -195,14 +195,12 @@ class LinkRun:
         self.cell_s = self.simulation.cell_s
         longest_s = LONGEST_WAIT_S if options.duration_s is None else options.duration_s
         self.cells_wanted = math.ceil(longest_s / self.cell_s - 1e-9)
-        cell_ps = self.simulation.cell_ps
-        first_tick = _first_tick(setup.tagger, cell_ps, options.seed, Purpose.BOB_DETECTION)
-        self._bob = _End(setup, setup.receiver, setup.tagger, cell_ps, first_tick)
+        self._conditions = KnownConditions(setup, options.schedule)
+        self._undisturbed = LinkCondition([])
+        self._bob = self._end(setup.receiver, setup.tagger, Purpose.BOB_DETECTION)
         self._alice: _End | None = None
         if setup.sender_receiver is not None:
-            tagger = setup.sender_tagger or Tagger()
-            first_tick = _first_tick(tagger, cell_ps, options.seed, Purpose.ALICE_DETECTION)
-            self._alice = _End(setup, setup.sender_receiver, tagger, cell_ps, first_tick)
+            self._alice = self._end(setup.sender_receiver, setup.sender_tagger or Tagger(), Purpose.ALICE_DETECTION)
         self._prepared = None if setup.source.of_pairs else PulseCounts(setup)
         self._pairs = PairCounts(setup) if self._alice and not (self._alice.switches or self._bob.switches) else None
         self._monitors: dict[str, tuple[float, float]] = {}
@@ -250,11 +248,15 @@ class LinkRun:
             monitors=self._monitors,
         )
 
+    def _end(self, receiver: Receiver, tagger: Tagger, purpose: Purpose) -> _End:
+        clock = EndClock(receiver, tagger, self.simulation.cell_ps, self.options.seed, purpose)
+        return _End(self.options.setup, receiver, tagger, clock)
+
     def _take(self, cell: SimulatedCell) -> int:
         """Count and write a cell, and return how many events the receiver had since the first pulse."""
-        bob = self._bob.take(cell.first_pulse, cell.bob, cell.bob_light)
+        bob = self._bob.take(cell.first_pulse, cell.bob, cell.bob_light, self._conditions.at(cell.begin_s))
         if self._alice is not None and cell.alice is not None and cell.alice_light is not None:
-            alice = self._alice.take(cell.first_pulse, cell.alice, cell.alice_light)
+            alice = self._alice.take(cell.first_pulse, cell.alice, cell.alice_light, self._undisturbed)
             if self._pairs is not None:
                 self._pairs.add(alice, bob)
         if self._prepared is not None and self._record is not None:
@@ -316,12 +318,6 @@ def _check_room(folder: Path, pulses: float) -> None:
             f"a record of all {pulses:.3g} pulses needs {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} are free",
             remedy="--record detected keeps what sifting needs; or run less.",
         )
-
-
-def _first_tick(tagger: Tagger, cell_ps: int, seed: int, purpose: Purpose) -> int:
-    """Return what the clock of an end shows when the first pulse arrives."""
-    bits = np.random.SFC64(stream(seed, 0, purpose, OSCILLATOR_STREAM))
-    return ReceiverOscillator(tagger, cell_ps, bits).offset_ps * 1000 // tagger.tick_fs
 
 
 def duration_of(setup: OpticalSetup, pulses: int) -> float:

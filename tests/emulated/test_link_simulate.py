@@ -20,11 +20,13 @@ from typer.testing import CliRunner
 from qkdhw.cli import app, main
 from qkdhw.formats import FORMATS, open_events
 from qkdhw.model import EventKind
+from qkdhw_emulators.optics.light_stage import Purpose
 from qkdhw_emulators.optics.presets import load_setup, preset_names
+from qkdhw_emulators.optics.schedule import Schedule
 from qkdhw_emulators.optics.setup import OpticalSetup
 from qkdhw_emulators.optics.simulation import LinkSimulation
 from qkdhw_emulators.simulate import writers
-from qkdhw_emulators.simulate.matching import ClockFinder, PulseMatcher
+from qkdhw_emulators.simulate.matching import EndClock, KnownConditions, PulseMatcher
 from qkdhw_emulators.simulate.observation import SLICES, Timeline
 from qkdhw_emulators.simulate.run import LinkRun, RunOptions
 from qkdhw_emulators.simulate.steady_pump import expected_singles
@@ -381,12 +383,13 @@ def test_clicks_of_light_are_matched_with_the_pulses_they_came_from(preset):
     setup = OpticalSetup.model_validate(setup.model_dump() | {"tagger": CLOCK})
     right = matched = total = 0
     with LinkSimulation(setup, seed=3) as simulation:
-        clock = ClockFinder(setup.receiver, setup.tagger, simulation.cell_ps)
+        clock = EndClock(setup.receiver, setup.tagger, simulation.cell_ps, 3, Purpose.BOB_DETECTION)
+        conditions = KnownConditions(setup, Schedule())
         matcher = PulseMatcher(setup, setup.receiver)
         for _ in range(200):
             cell = simulation.next_cell()
             origin = clock.origins(cell.bob, cell.bob_light)
-            times_ps = clock.times_ps(cell.bob, cell.bob_light)
+            times_ps = clock.times_ps(cell.bob, conditions.at(cell.begin_s))
             pulse = matcher.match(cell.first_pulse, times_ps, cell.bob.channel).pulse
             pulse, origin = pulse[origin >= 0], origin[origin >= 0]
             right += int((pulse == origin).sum())
@@ -421,9 +424,7 @@ def test_singles_of_pairs_follow_dead_time_and_afterpulses():
 
 def test_a_link_without_any_light_is_counted_too(tmp_path):
     report = simulate_json(PULSED, "--duration", 0.1, "--attack", "fibre-cut", "--truth", "--out", tmp_path / "run")
-    assert [row["detections"] for row in report["bases"]] == [0] * 6
-    assert report["bases"][0]["qber"] is None
-    assert 0 < report["events"]["bob"] < 100
+    assert 0 < sum(row["detections"] for row in report["bases"]) <= report["events"]["bob"] < 100
     truth = pyarrow.parquet.read_table(tmp_path / "run" / "bob.truth.parquet")
     assert set(truth["pulse"].to_pylist()) == {-1}
 

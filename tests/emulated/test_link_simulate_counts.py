@@ -57,6 +57,43 @@ def test_noise_before_the_light_is_in_the_file_and_in_no_rate(tmp_path):
     assert max(abs(row["z"]) for row in asked["detectors"]) < 5
 
 
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        (PULSED, ["channel.length_km=2000", "receiver.detectors.dark_count_rate_hz=30000"]),
+        ("idq-clavis", ["receiver.gate.offset_ps=40000", "receiver.detectors.dark_count_rate_hz=1e6"]),
+    ],
+)
+def test_dark_counts_of_a_link_without_light_are_detections(preset, changes):
+    """A clock that nothing has been seen on yet is as well known as any."""
+    drifts = ["tagger.clock_ppm=3", "tagger.clock_drift_ppm_per_s=1", "tagger.clock_walk_ppm=0.5"]
+    report = simulate_json(preset, "--events", 20_000, *(w for c in [*changes, *drifts] for w in ("--set", c)))
+    assert sum(row["detections"] for row in report["bases"]) > 5000
+    for row in report["bases"]:
+        assert abs(row["gain_z"]) < 5
+        assert abs(row["qber_z"] or 0) < 5
+        assert row["detections"] < 1000 or row["qber"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_it_does_not_matter_when_a_fibre_is_cut():
+    noisy = ["--set", "receiver.detectors.dark_count_rate_hz=3000", "--set", "channel.length_km=100"]
+    first, last = (
+        simulate_json(PULSED, *noisy, "--duration", 0.4, "--attack", f"fibre-cut:{when}")["bases"][0]
+        for when in ("until_s=0.2", "from_s=0.2")
+    )
+    for row in (first, last):
+        assert row["detections"] > 2000
+        assert row["qber"] > 1.3 * row["expected_qber"]
+    error = sum(row["qber"] * (1 - row["qber"]) / row["detections"] for row in (first, last)) ** 0.5
+    assert abs(first["qber"] - last["qber"]) < 5 * error
+
+
+def test_a_clock_that_steps_and_a_way_that_changes_lose_no_pulses():
+    attacks = ["clock-steering:step_ps=12345,ppm=3,ppm_per_s=0.5,from_s=0.1", "fibre-splice:from_s=0.2,loss_db=0"]
+    report = simulate_json(PULSED, "--duration", 0.3, *(w for a in attacks for w in ("--attack", a)))
+    assert abs(report["bases"][0]["qber_z"]) < 5
+
+
 def test_a_pair_source_counts_each_end_from_its_own_begin():
     report = simulate_json(
         "sfifteen-bbm92", "--set", "sender_tagger.clock_offset_s=3", "--set", "tagger.clock_offset_s=0", "--duration", 1
