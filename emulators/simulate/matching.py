@@ -30,8 +30,8 @@ class KnownConditions:
         schedule: Its attacks and faults.
     """
 
-    def __init__(self, setup: OpticalSetup, schedule: Schedule) -> None:
-        self._setup, self._schedule = setup, schedule
+    def __init__(self, setup: OpticalSetup, schedule: Schedule | None = None) -> None:
+        self._setup, self._schedule = setup, schedule or Schedule()
         self._active: tuple[Attack, ...] | None = None
         self._latest = _clean(setup)
 

@@ -22,7 +22,6 @@ from qkdhw.formats import FORMATS, open_events
 from qkdhw.model import EventKind
 from qkdhw_emulators.optics.light_stage import Purpose
 from qkdhw_emulators.optics.presets import load_setup, preset_names
-from qkdhw_emulators.optics.schedule import Schedule
 from qkdhw_emulators.optics.setup import OpticalSetup
 from qkdhw_emulators.optics.simulation import LinkSimulation
 from qkdhw_emulators.simulate import writers
@@ -384,7 +383,7 @@ def test_clicks_of_light_are_matched_with_the_pulses_they_came_from(preset):
     right = matched = total = 0
     with LinkSimulation(setup, seed=3) as simulation:
         clock = EndClock(setup.receiver, setup.tagger, simulation.cell_ps, 3, Purpose.BOB_DETECTION)
-        conditions = KnownConditions(setup, Schedule())
+        conditions = KnownConditions(setup)
         matcher = PulseMatcher(setup, setup.receiver)
         for _ in range(200):
             cell = simulation.next_cell()
