@@ -8,11 +8,15 @@ from enum import IntEnum, unique
 import numpy as np
 from numpy.typing import NDArray
 
+from qkdhw.errors import ConfigurationError
 from qkdhw_emulators._optics import light
+from qkdhw_emulators.optics.detection import EARLY_PS, SAFE_SIGMAS
 from qkdhw_emulators.optics.pairs import PairLight, SideArrivals
 from qkdhw_emulators.optics.pulse_tables import PulseTables
 
 CELL_DETECTIONS = 32_768
+LEAST_CELL_PS = 4 * EARLY_PS  # events come that much later than the cell that they are of
+MOST_ARRIVALS = 1 << 26  # in a cell
 MAX_CELL_PS = 10_000_000_000
 MAX_CELL_PULSES = 1 << 30
 MAX_ROOM = 1 << 20  # arrivals that a cell has room for at first
@@ -75,10 +79,19 @@ class PulseStage:
         tables: What pulses send to the detectors.
         keys: Of the run, see `pulse_keys`.
         cell_pulses: Pulses in a cell.
+
+    Raises:
+        ConfigurationError: Pulses are so long that light would come before the cell before has ended.
     """
 
     def __init__(self, tables: PulseTables, keys: NDArray[np.uint64], cell_pulses: int) -> None:
+        if tables.pulse_sigma_ps * SAFE_SIGMAS > EARLY_PS:
+            raise ConfigurationError(
+                f"pulses of a standard deviation of {tables.pulse_sigma_ps:.4g} ps at the receiver, at most 1e6",
+                remedy="give shorter pulses, a shorter fibre or less dispersion",
+            )
         self._keys = keys
+        self._cell_s = cell_pulses * tables.period_ps * 1e-12
         self._light = light.PulseLight(tables)
         self._cell_pulses = cell_pulses
         most = float(tables.shares.sum(axis=1).max()) * cell_pulses
@@ -102,6 +115,11 @@ class PulseStage:
             )
             if n <= room:
                 break
+            if n > MOST_ARRIVALS:
+                raise ConfigurationError(
+                    f"cell {cell}: {n} photons at the detectors in {self._cell_s:.2g} s; at most {MOST_ARRIVALS}",
+                    remedy="give less light, or an attack that adds less of it",
+                )
             room = n
         return None, Arrivals(out.time_ps[:n], out.detector[:n], out.bright[:n], out.origin[:n], out.state[:n])
 
@@ -144,8 +162,9 @@ def _of_side(side: SideArrivals, first: int) -> Arrivals:
 
 
 def suitable_cell_pulses(tables: PulseTables, noise_hz: float) -> int:
-    """Return a power of two of pulses with about 32,768 arrivals and noise counts, at most 10 ms long."""
+    """Return a power of two of pulses with about 32,768 arrivals and noise counts, 20 us to 10 ms long."""
     per_pulse = float(tables.shares.sum(axis=1).max()) + noise_hz * tables.period_ps * 1e-12
     most = min(MAX_CELL_PS // tables.period_ps, MAX_CELL_PULSES)
-    wanted = min(max(CELL_DETECTIONS / per_pulse if per_pulse else most, 1), most)
+    least = LEAST_CELL_PS / tables.period_ps
+    wanted = min(max(CELL_DETECTIONS / per_pulse if per_pulse else most, least, 1), most)
     return 1 << (int(wanted).bit_length() - 1)

@@ -14,6 +14,7 @@ from qkdhw_emulators.optics.setup import PS_PER_S, Tagger
 PARTS = 10**15
 PARTS_PER_PPM = 10**9
 PARTS_PER_FS = PARTS // 1000
+LAST_TICK = 1 << 62
 MAX_DRAWN_OFFSET_PS = PS_PER_S // 100
 
 
@@ -71,7 +72,7 @@ class ReceiverOscillator:
                 while it lasts: gates and pulses travel the same way, so a longer way is a later reading.
 
         Raises:
-            ConfigurationError: It is not the next cell.
+            ConfigurationError: It is not the next cell, or the clock has counted 2^62 ticks.
         """
         if cell_index != self._next_cell:
             raise ConfigurationError(f"cell {cell_index}: the next one is {self._next_cell}")
@@ -82,6 +83,11 @@ class ReceiverOscillator:
         shift = round((condition.clock_step_ps + condition.delay_ps) * 1000) * PARTS_PER_FS
         shown = self._reading + shift
         tick, beyond = divmod(shown, tagger.tick_fs * PARTS_PER_FS)
+        if not -LAST_TICK <= tick < LAST_TICK:
+            raise ConfigurationError(
+                f"tagger.tick_fs: {tagger.tick_fs}: after {cell_index * self._cell_s:.6g} s its clock is at 2^62 ticks",
+                remedy="Give a longer tick, or end the run before.",
+            )
         if self._led_to is not None:
             self.set_back_ps = (self._led_to - shown) / PARTS
         self._led_to = shown + self._cell_ps * (parts + round(condition.delay_ps_per_s * (PARTS // PS_PER_S)))

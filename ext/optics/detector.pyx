@@ -11,7 +11,7 @@ exponential variate is above x; what happens to a fixed share of the clicks is c
 
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.math cimport INFINITY, ceil, exp, fabs, floor, isfinite, log, log1p, pow
+from libc.math cimport INFINITY, ceil, exp, expm1, fabs, floor, isfinite, log, log1p
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free
 from numpy.random cimport bitgen_t
@@ -346,14 +346,13 @@ cdef class DetectorChain:
         return 0
 
     cdef double _wait(self) except -1 nogil:
-        cdef double u, low
+        cdef double u, power = 1 - self._exponent, decades
         cdef int k = 0
         if self._n_components == 0:
-            u = draw_uniform(&self._draws)
-            if self._exponent == 1:
-                return self._from_ps * exp(u * log(self._to_ps / self._from_ps))
-            low = pow(self._from_ps, 1 - self._exponent)
-            return pow(low + u * (pow(self._to_ps, 1 - self._exponent) - low), 1 / (1 - self._exponent))
+            u, decades = draw_uniform(&self._draws), log(self._to_ps / self._from_ps)
+            if power != 0:  # near 0, too, without a difference of what is nearly the same
+                return self._from_ps * exp(log1p(u * expm1(power * decades)) / power)
+            return self._from_ps * exp(u * decades)
         if self._n_components > 1:
             u = draw_uniform(&self._draws) * self._children
             while k < self._n_components - 1 and u >= self._cumulative[k]:

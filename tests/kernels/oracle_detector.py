@@ -183,7 +183,7 @@ class Oracle:
             if exponent == 1:
                 return a * (b / a) ** u
             power = 1 - exponent
-            return (a**power + u * (b**power - a**power)) ** (1 / power)
+            return a * math.exp(math.log1p(u * math.expm1(power * math.log(b / a))) / power)
         which = 0
         if len(self.components) > 1:
             u = self.rng.random() * self.children
