@@ -173,25 +173,41 @@ class PulseCounts:
 class PairCounts:
     """Coincidences of two ends that share pairs.
 
+    They are pairs of clicks within the window or, with a pulsed pump, pulses with clicks at both ends.
+
     Args:
         setup: The link.
 
     Attributes:
         window_ps: Full width of the coincidence window.
-        coincidences: int64 (3, 2, 3, 2): Alice's basis and bit, Bob's basis and bit.
-        delays: int64 (LAG_BINS,), Bob's time less Alice's, over ten windows to each side.
+        coincidences: float64 (3, 2, 3, 2): Alice's basis and bit, Bob's basis and bit; a pulse with both bits of a
+            basis at an end counts half for each.
+        half_ps: How far the histogram of delays goes to each side: ten windows, and with pulses at least `LAG_PULSES`.
+        delays: int64 (LAG_BINS,), pairs of clicks by Bob's time less Alice's, in equal bins; with pulses
+            (2 LAG_PULSES + 1,), those within the window about a distance of whole pulses.
         timeline: Sifted coincidences and errors over time: key, key, test, test.
     """
 
     def __init__(self, setup: OpticalSetup) -> None:
         self.window_ps = coincidence_window_ps(setup)
-        self.coincidences = np.zeros((3, 2, 3, 2), np.int64)
-        self.delays = np.zeros(LAG_BINS, np.int64)
+        self.coincidences = np.zeros((3, 2, 3, 2))
+        self._period_ps = 0 if setup.source.kind == "pair-cw" else setup.source.period_ps
+        self.delays = np.zeros(2 * LAG_PULSES + 1 if self._period_ps else LAG_BINS, np.int64)
+        self.half_ps = 10 * self.window_ps
+        if self._period_ps:  # a bin has an odd number of pulses, so that no pulse is on an edge
+            pulses_ps = len(self.delays) * self._period_ps / 2
+            self.half_ps = (math.ceil(self.half_ps / pulses_ps) | 1) * pulses_ps
         self.timeline = Timeline(4)
+
+    @property
+    def level(self) -> float:
+        """Pairs by chance in a bin of delay: the mean of the outer quarters."""
+        quarter = len(self.delays) // 4
+        return float(np.r_[self.delays[:quarter], self.delays[-quarter:]].mean())
 
     def add(self, alice: Clicks, bob: Clicks) -> None:
         """Count a cell's coincidences."""
-        half_ps = 10 * self.window_ps
+        half_ps = self.half_ps
         at_alice, at_bob = (np.nan_to_num(side.times_ps, nan=np.inf) for side in (alice, bob))
         order = np.argsort(at_bob, kind="stable")
         first, last = (np.searchsorted(at_bob[order], at_alice + side) for side in (-half_ps, half_ps))
@@ -199,15 +215,42 @@ class PairCounts:
         a = np.repeat(np.arange(len(at_alice)), n)
         b = order[np.arange(len(a)) - np.repeat(np.cumsum(n) - n, n) + first[a]]
         delay = at_bob[b] - at_alice[a]
-        bins = np.floor((delay / half_ps + 1) / 2 * LAG_BINS).astype(np.int64)
-        self.delays += np.bincount(np.clip(bins, 0, LAG_BINS - 1), minlength=LAG_BINS)
-        near = np.abs(delay) <= self.window_ps / 2
-        a, b = a[near], b[near]
-        at = ((alice.basis[a].astype(np.int64) * 2 + alice.bit[a]) * 3 + bob.basis[b]) * 2 + bob.bit[b]
-        now = np.bincount(at, minlength=36).reshape(3, 2, 3, 2)
+        bins = np.floor((delay / half_ps + 1) / 2 * len(self.delays)).astype(np.int64)
+        if self._period_ps:
+            off_ps = delay - np.rint(delay / self._period_ps) * self._period_ps
+            bins = bins[np.abs(off_ps) <= self.window_ps / 2]
+        self.delays += np.bincount(np.clip(bins, 0, len(self.delays) - 1), minlength=len(self.delays))
+        if self._period_ps:
+            now = _pulses_at_both(alice, bob)
+        else:
+            near = np.abs(delay) <= self.window_ps / 2
+            a, b = a[near], b[near]
+            at = ((alice.basis[a].astype(np.int64) * 2 + alice.bit[a]) * 3 + bob.basis[b]) * 2 + bob.bit[b]
+            now = np.bincount(at, minlength=36).reshape(3, 2, 3, 2).astype(np.float64)
         self.coincidences += now
         key, test = now[0, :, 0], now[1, :, 1]
         self.timeline.add(key.sum(), key[0, 1] + key[1, 0], test.sum(), test[0, 1] + test[1, 0])
+
+
+def _pulses_at_both(alice: Clicks, bob: Clicks) -> Floats:
+    """Return how many pulses clicked at both ends, (3, 2, 3, 2) as `PairCounts.coincidences`."""
+    at_alice, at_bob = ([_pulses_in(side, basis) for basis in range(3)] for side in (alice, bob))
+    counts = np.zeros((3, 2, 3, 2))
+    for i, j in np.ndindex(3, 3):
+        (pulses, shares), (others, other_shares) = at_alice[i], at_bob[j]
+        _, a, b = np.intersect1d(pulses, others, assume_unique=True, return_indices=True)
+        counts[i, :, j] = shares[a].T @ other_shares[b]
+    return counts
+
+
+def _pulses_in(side: Clicks, basis: int) -> tuple[Counts, Floats]:
+    """Return the pulses that clicked in a basis, (n,), and how much of each is of either bit, (n, 2)."""
+    own = (side.pulse >= 0) & (side.basis == basis)
+    found = np.unique(side.pulse[own] * 2 + side.bit[own])
+    pulses, place = np.unique(found // 2, return_inverse=True)
+    shares = np.zeros((len(pulses), 2))
+    shares[place, found % 2] = 1.0
+    return pulses, shares / np.maximum(shares.sum(axis=1, keepdims=True), 1.0)
 
 
 def coincidence_window_ps(setup: OpticalSetup) -> float:

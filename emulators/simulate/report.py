@@ -16,6 +16,7 @@ from qkdhw_emulators.optics.setup import BASES, OpticalSetup
 from qkdhw_emulators.simulate.curves import wilson
 from qkdhw_emulators.simulate.matching import PulseMatcher
 from qkdhw_emulators.simulate.observation import EndCounts, PairCounts, PulseCounts
+from qkdhw_emulators.simulate.pulsed_pump import expected_pulsed_singles, expected_pulses
 from qkdhw_emulators.simulate.run import Observed, RunOptions
 from qkdhw_emulators.simulate.steady_pump import expected_coincidences, expected_singles
 
@@ -55,7 +56,7 @@ def report_of(options: RunOptions, name: str, observed: Observed) -> Report:
         report["events_before_light"]["alice"] = observed.alice.before
         report["detectors"] += _detectors(setup, "alice", observed.alice, observed.duration_s, None)
     if observed.pairs is not None:
-        report["pairs"] = _coincidences(setup, observed.pairs, observed.duration_s)
+        report["pairs"] = _coincidences(setup, observed.pairs, observed)
     found = _as_published(report)
     report["published"] = {
         what: {"published": value} | dict(zip(("observed", "error"), found.get(what, (None, None)), strict=True))
@@ -110,6 +111,8 @@ def _detectors(
         expected = [*zip(counts.detector_clicks / duration_s, counts.detector_fano, strict=True)]
     elif setup.source.kind == "pair-cw" and receiver.basis_choice == "passive":
         expected = [(e.rate_hz, e.fano) for e in expected_singles(setup, receiver)]
+    elif setup.source.kind == "pair-pulsed":
+        expected = [(e.rate_hz, e.fano) for e in expected_pulsed_singles(setup, receiver) or ()]
     rows = []
     for d, (clicks, meaning) in enumerate(zip(found.clicks.tolist(), receiver.meaning, strict=True)):
         rate_hz, fano = map(float, expected[d]) if expected else (None, 0.0)
@@ -172,43 +175,57 @@ def _chosen(setup: OpticalSetup) -> NDArray[np.float64]:
     return chosen
 
 
-def _coincidences(setup: OpticalSetup, pairs: PairCounts, duration_s: float) -> dict[str, Any]:
+def _coincidences(setup: OpticalSetup, pairs: PairCounts, observed: Observed) -> dict[str, Any]:
     """Return coincidences, those in equal bases, and of chance from the flat part of the histogram of delays.
 
-    With a pulsed pump those of chance are not flat: there is no closed form of them here.
+    With a pulsed pump they are pulses with clicks at both ends, and those of chance are not told apart.
     """
+    steady = setup.source.kind == "pair-cw"
     n = len(pairs.delays)
     edge = pairs.delays[[*range(n // 4), *range(n - n // 4, n)]]
     by_chance = float(edge.mean()) * n / 20  # the window is 1/20 of the histogram
-    total = int(pairs.coincidences.sum())
+    total = round(pairs.coincidences.sum())
     report: dict[str, Any] = {
-        "window_ps": pairs.window_ps,
+        "counted": "pairs of clicks" if steady else "pulses",
+        "window_ps": pairs.window_ps if steady else _pulse_window_ps(setup),
         "coincidences": total,
-        "rate_hz": total / duration_s,
-        "accidental": by_chance if setup.source.kind == "pair-cw" else None,
+        "rate_hz": total / observed.duration_s,
+        "accidental": by_chance if steady else None,
         "bases": [],
     }
     for b, basis in enumerate(BASES):
         same = pairs.coincidences[b, :, b, :]
-        sifted, errors = int(same.sum()), int(same[0, 1] + same[1, 0])
+        sifted, errors = round(same.sum()), float(same[0, 1] + same[1, 0])
         if not sifted:
             continue
-        expected = expected_coincidences(setup, b) if setup.source.kind == "pair-cw" else None
-        mean = (expected.true_hz + expected.accidental_hz) * duration_s if expected else 0.0
-        qber = expected.qber if expected else 0.0
+        expected = _expected_pairs(setup, b, observed)
+        mean, qber = expected or (0.0, 0.0)
         report["bases"].append(
             {
                 "basis": basis,
                 "coincidences": sifted,
                 "expected": mean if expected else None,
                 "z": _z(sifted, mean, mean),
-                "errors": errors,
+                "errors": round(errors) if steady else errors,
                 "qber": errors / sifted,
                 "expected_qber": qber if expected else None,
                 "qber_z": _z(errors, qber * sifted, qber * (1 - qber) * sifted),
             }
         )
     return report
+
+
+def _pulse_window_ps(setup: OpticalSetup) -> float:
+    return PulseMatcher(setup, setup.receiver).window_ps or setup.source.period_ps
+
+
+def _expected_pairs(setup: OpticalSetup, basis: int, observed: Observed) -> tuple[float, float] | None:
+    """Return expected coincidences in a basis and their error rate, None where no closed form holds."""
+    if setup.source.kind == "pair-cw":
+        steady = expected_coincidences(setup, basis)
+        return ((steady.true_hz + steady.accidental_hz) * observed.duration_s, steady.qber) if steady else None
+    pulsed = expected_pulses(setup, basis)
+    return (pulsed.gain * observed.pulses, pulsed.qber) if pulsed else None
 
 
 def _z(found: float, mean: float, variance: float) -> float | None:

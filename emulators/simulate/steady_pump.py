@@ -49,28 +49,33 @@ def expected_coincidences(setup: OpticalSetup, basis: int) -> SteadyPairs | None
         own = [i for i, m in enumerate(receiver.meaning) if m in {f"{BASES[basis]}{bit}" for bit in (0, 1)}]
         if len(own) != 2:
             return None
-        eta.append(sum(_way(setup, receiver, i) for i in own))
+        eta.append(sum(chance_of_click(setup, receiver, i) for i in own))
         dark_hz.append(sum(receiver.detectors[i].dark_count_rate_hz for i in own))
         clicks = [(_clicks(receiver.detectors[i], n).rate_hz, n) for i in own if (n := _offered_hz(setup, receiver, i))]
         live *= sum(counted for counted, _ in clicks) / sum(offered for _, offered in clicks) if clicks else 1.0
-    flips = [setup.source.preparation_error[basis], *(r.misalignment[basis] for r in ends)]
-    if basis == 0:
-        flips.append(1 / (1 + 10 ** (setup.source.extinction_ratio_db / 10)))
-    error = (1 - math.prod(1 - 2 * e for e in flips)) / 2
     found = steady_pairs(
         setup.source.pair_rate_hz,
         (eta[0], eta[1]),
         (dark_hz[0], dark_hz[1]),
         coincidence_window_ps(setup) * 1e-12,
         FWHM_PER_SIGMA * coincidence_sigma_ps(setup) * 1e-12,
-        error,
+        unequal_bits(setup, basis),
     )
     return SteadyPairs(
         found.singles_a_hz, found.singles_b_hz, found.true_hz * live, found.accidental_hz * live, found.qber
     )
 
 
-def _way(setup: OpticalSetup, receiver: Receiver, index: int) -> float:
+def unequal_bits(setup: OpticalSetup, basis: int) -> float:
+    """Return the probability that a pair gives unequal bits in a basis: independent flips."""
+    ends = (setup.sender_receiver or setup.receiver, setup.receiver)
+    flips = [setup.source.preparation_error[basis], *(r.misalignment[basis] for r in ends)]
+    if basis == 0:
+        flips.append(1 / (1 + 10 ** (setup.source.extinction_ratio_db / 10)))
+    return (1 - math.prod(1 - 2 * e for e in flips)) / 2
+
+
+def chance_of_click(setup: OpticalSetup, receiver: Receiver, index: int) -> float:
     """Return a photon's chance to be detected by a detector."""
     names: tuple[str, ...] = BASES
     basis = names.index(receiver.meaning[index].rstrip("01"))
@@ -81,11 +86,18 @@ def _way(setup: OpticalSetup, receiver: Receiver, index: int) -> float:
     return (p if basis == 0 else (1 - p) / others) / 2 * 10 ** (-loss_db / 10) * receiver.detectors[index].efficiency
 
 
+def noise_hz(setup: OpticalSetup, receiver: Receiver, index: int) -> float:
+    """Return a detector's dark counts and background per second, dead time left aside."""
+    background_hz = 0.0
+    if receiver is setup.receiver:  # it enters behind the fibre
+        way = chance_of_click(setup, receiver, index) * 10 ** (setup.channel.loss_db / 10)
+        background_hz = setup.channel.background_rate_hz * way
+    return background_hz + receiver.detectors[index].dark_count_rate_hz
+
+
 def _offered_hz(setup: OpticalSetup, receiver: Receiver, index: int) -> float:
-    light_hz = setup.source.pair_rate_hz
-    if receiver is setup.receiver:
-        light_hz += setup.channel.background_rate_hz * 10 ** (setup.channel.loss_db / 10)  # it enters behind the fibre
-    return light_hz * _way(setup, receiver, index) + receiver.detectors[index].dark_count_rate_hz
+    light_hz = setup.source.pair_rate_hz * chance_of_click(setup, receiver, index)
+    return light_hz + noise_hz(setup, receiver, index)
 
 
 def _clicks(detector: Detector, offered_hz: float) -> ExpectedClicks:

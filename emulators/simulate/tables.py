@@ -77,12 +77,14 @@ def _print_detectors(report: Mapping[str, Any], console: Console) -> None:
 
 
 def _print_pairs(pairs: Mapping[str, Any], console: Console) -> None:
-    chance = pairs["accidental"]
-    console.print(
-        f"{pairs['coincidences']:,} coincidences within {pairs['window_ps']:,.0f} ps, "
-        + ("those by chance: no closed form here" if chance is None else f"about {chance:,.0f} of them by chance"),
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+    said = f"{pairs['coincidences']:,} coincidences within {pairs['window_ps']:,.0f} ps"
+    if pairs["counted"] == "pulses":
+        said = f"{pairs['coincidences']:,} coincidences: pulses with clicks at both ends, two clicks are a random bit"
+        if any(row["expected"] is None for row in pairs["bases"]):
+            said += "; no closed form holds for these detectors"
+    elif pairs["accidental"] is not None:
+        said += f", about {pairs['accidental']:,.0f} of them by chance"
+    console.print(said, highlight=False, soft_wrap=True)
     table = _table("basis", "coincidences", "expected", "z", "QBER", "expected", "z")
     for row in pairs["bases"]:
         table.add_row(

@@ -15,7 +15,8 @@ from qkdhw_emulators.optics.schedule import Schedule
 from qkdhw_emulators.simulate import command, run
 from qkdhw_emulators.simulate.changes import changed_setup
 from qkdhw_emulators.simulate.curves import delay_correlation, detector_correlation, qber_over_time, wilson
-from qkdhw_emulators.simulate.observation import Timeline
+from qkdhw_emulators.simulate.matching import Clicks
+from qkdhw_emulators.simulate.observation import PairCounts, Timeline
 from qkdhw_emulators.simulate.run import LinkRun, RunOptions
 
 PULSED = "lim-2014"
@@ -153,15 +154,76 @@ def test_what_was_published_is_met_within_its_error():
     assert published["secret_key_rate_hz"]["error"] is None
 
 
-def test_pulsed_pairs_have_no_accidentals_of_a_steady_pump(tmp_path):
+@pytest.fixture
+def pulsed_pairs(tmp_path):
+    """Strong pulses of pairs, so that many have two clicks at an end, with errors, losses and noise."""
     file = tmp_path / "own.toml"
-    detectors = ", ".join(["{ efficiency = 0.2 }"] * 4)
+    dark, lit = "{ efficiency = 0.5, dark_count_rate_hz = 3e4, jitter_ps = 50 }", "{ efficiency = 0.6 }"
     file.write_text(
-        '[source]\nkind = "pair-pulsed"\npulse_rate_hz = 100_000_000\nmean_pairs = 0.02\n'
-        f"[receiver]\ndetectors = [{detectors}]\n[sender_receiver]\ndetectors = [{detectors}]\n"
+        '[source]\nkind = "pair-pulsed"\npulse_rate_hz = 100_000_000\nmean_pairs = 0.05\n'
+        "preparation_error = [0.01, 0.02, 0.0]\n[channel]\nbackground_rate_hz = 2e4\nlength_km = 5\n"
+        "[receiver]\nkey_basis_probability = 0.7\nmisalignment = [0.01, 0.02, 0.0]\ntest_loss_db = 1.0\n"
+        f"detectors = [{', '.join([dark] * 4)}]\n[sender_receiver]\ndetectors = [{', '.join([lit] * 4)}]\n"
     )
-    assert simulate_json(file, "--duration", 0.01)["pairs"]["accidental"] is None
-    assert "no closed form here" in simulate(file, "--duration", 0.01)
+    return file
+
+
+@pytest.mark.parametrize("dark_hz", [3e4, 2e6])
+def test_pulsed_pairs_are_counted_by_pulse_as_the_closed_form_says(pulsed_pairs, dark_hz):
+    dark = f"receiver.detectors.dark_count_rate_hz={dark_hz}"
+    report = simulate_json(pulsed_pairs, "--duration", 0.1, "--set", dark)
+    pairs = report["pairs"]
+    assert (pairs["counted"], pairs["window_ps"], pairs["accidental"]) == ("pulses", 10_000, None)
+    assert [row["basis"] for row in pairs["bases"]] == ["key", "test"]
+    for row in pairs["bases"]:
+        assert row["coincidences"] > 30_000
+        assert abs(row["z"]) < 5
+        assert abs(row["qber_z"]) < 5
+    for row in report["detectors"]:
+        assert abs(row["z"]) < 5
+    assert "pulses with clicks at both ends" in simulate(pulsed_pairs, "--duration", 0.01)
+
+
+@pytest.mark.parametrize("dead_ns", [1, 47, 58])
+def test_dead_times_of_pulsed_pairs(pulsed_pairs, dead_ns):
+    """Clicks of a detector follow it; what it does to coincidences is in closed form only if no pulse is blinded."""
+    changes = [f"receiver.detectors.dead_time_ns={dead_ns}", "receiver.detectors.dark_count_rate_hz=0",
+               "channel.background_rate_hz=0"]  # fmt: skip
+    report = simulate_json(pulsed_pairs, "--duration", 0.2, *(w for c in changes for w in ("--set", c)))
+    assert max(abs(row["z"]) for row in report["detectors"]) < 5
+    known = [row["expected"] is not None for row in report["pairs"]["bases"]]
+    assert known == [dead_ns == 1] * 2
+    said = simulate(pulsed_pairs, "--duration", 0.01, *(w for c in changes for w in ("--set", c)))
+    assert ("no closed form holds" in said) == (dead_ns > 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["receiver.detectors.0.efficiency=0.3", 'sender_receiver.detectors.afterpulses=[{probability=0.1, tau_ns=50}]',
+     "receiver.detectors.jitter_ps=3000"],
+)  # fmt: skip
+def test_no_closed_form_is_used_where_it_does_not_hold(pulsed_pairs, change):
+    key = simulate_json(pulsed_pairs, "--duration", 0.01, "--set", change)["pairs"]["bases"][0]
+    assert [key[name] for name in ("expected", "z", "expected_qber", "qber_z")] == [None] * 4
+    assert key["qber"] > 0
+
+
+def test_a_pulse_with_two_clicks_at_an_end_is_one_coincidence_and_half_an_error():
+    setup = load_setup("sfifteen-bbm92")
+    source = setup.source.model_copy(update={"kind": "pair-pulsed"})
+    pairs = PairCounts(setup.model_copy(update={"source": source}))
+
+    def clicks(pulse, basis, bit):
+        channel = np.array([0] * len(pulse), np.uint8)
+        times = np.array(pulse) * float(source.period_ps)
+        return Clicks(channel, times, np.array(pulse), times * 0, np.array(basis, np.uint8), np.array(bit, np.uint8))
+
+    pairs.add(
+        clicks([1, 1, 2, 3, -1], [0, 0, 0, 1, 0], [0, 1, 1, 0, 0]), clicks([1, 2, 3, 3, -1], [0, 0, 1, 0, 0], [0] * 5)
+    )
+    assert pairs.coincidences.sum() == 4
+    assert pairs.coincidences[0, :, 0].tolist() == [[0.5, 0], [1.5, 0]]
+    assert pairs.coincidences[1, 0, 1, 0] == pairs.coincidences[1, 0, 0, 0] == 1
 
 
 def test_writing_a_preset_says_so(tmp_path):
