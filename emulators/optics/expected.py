@@ -2,8 +2,9 @@
 
 Closed forms of the setup, independent of kernels and tables, so that they judge them. Exact: the light (independent
 Poissonians for each place, or photons one by one), dark counts, the mean dead time of a detector with and without
-afterpulses. Approximate, to first order: what else goes on in the pulse of a click, recovery as a longer dead time,
-jitter beyond the next pulse, variances with afterpulses. Left out: drift, latching, attacks.
+afterpulses, each photon a click where there is no dead time at all. Approximate, to first order: what else goes on in
+the pulse of a click, recovery as a longer dead time, jitter beyond the next pulse, variances with afterpulses. Left
+out: drift, latching, attacks.
 docs/explanation/optical-model.md has the formulas.
 """
 
@@ -37,9 +38,10 @@ class ExpectedCounts:
 
     Attributes:
         clicks: float64 (intensities, bases, 2, bases, 2): accepted clicks for the sender's intensity, basis and bit,
-            and the receiver's basis and bit. A pulse with two clicks counts in both outcomes; a click
-            at a detector of the basis that a switching receiver did not choose counts in none.
-        variance: float64, the same shape; below `clicks` by dead time, above it by afterpulses.
+            and the receiver's basis and bit. A pulse with two clicks counts in both outcomes, and twice in one if a
+            detector without dead time made both; a click at a detector of the basis that a switching receiver did
+            not choose counts in none.
+        variance: float64, the same shape; below `clicks` by dead time, above it by afterpulses and several photons.
         detector_clicks: float64 (n_detectors,), all clicks, whenever they come.
         detector_fano: float64 (n_detectors,), variance / mean of those.
         detector_live: float64 (n_detectors,), share of pulses at which the detector can click.
@@ -80,20 +82,22 @@ def expected_gain_and_qber(setup: OpticalSetup, window_ps: float | None = None) 
 
     gain_BASIS_K and qber_BASIS_K for intensity K (0 is the signal): per pulse that the sender prepares in the basis
     and, if the receiver switches, that the receiver measures in it. rate_BASIS_hz: sifted detections of all
-    intensities; qber_BASIS: their errors. Two clicks of a pulse in a basis are one detection with a random bit.
+    intensities; qber_BASIS: their errors. Two clicks of a pulse in a basis are one detection with a random bit. All is
+    0 in a basis without detectors.
 
     Raises:
         ConfigurationError: The source makes pairs.
     """
     link = _Link(setup, window_ps)
-    clicks = sum((link.clicks(s) for s in link.detectors), np.zeros(link.shape))
+    clicks = sum((link.clicks(s, once=True) for s in link.detectors), np.zeros(link.shape))
+    one_by_bins = not any(m == "key" and link.never_dead(d) for d, m in enumerate(link.meaning))
     chosen = link.choice_probability()[..., 0].sum(axis=2)
     found: dict[str, float] = {}
     for b, basis in enumerate(BASES[: min(link.shape[1], link.shape[3])]):
         bits = link.bit_probability(b)
         right = np.array([clicks[:, b, x, b, x] for x in (0, 1)])
         wrong = np.array([clicks[:, b, x, b, 1 - x] for x in (0, 1)])
-        both = right * wrong * (basis not in link.meaning)  # one detector is dead from bin to bin
+        both = right * wrong * (basis not in link.meaning or not one_by_bins)  # one detector is dead from bin to bin
         gain, errors = bits @ (right + wrong - both), bits @ (wrong - both / 2)
         weight = chosen[:, b, b] * setup.source.pulse_rate_hz
         for k, (g, e) in enumerate(zip(gain, errors, strict=True)):
@@ -114,7 +118,7 @@ class _State:
         live: Share of pulses at which it can click.
         afterpulses: Clicks that are afterpulses.
         fano: Variance / mean of clicks.
-        mean_light: Places (time, probability) of the first click by light, for the mean pulse.
+        mean_light: Places (time, clicks) of the first click by light, without dead time of all, for the mean pulse.
     """
 
     index: int
@@ -144,9 +148,10 @@ class _Link:
         measured = [n for n, b in enumerate(BASES, 1) if any(m.startswith(b) for m in self.meaning)]
         n_measured = max([*measured, self.source.bases if any(m.startswith("any") for m in self.meaning) else 1])
         self.sent = basis_shares(self.source.key_basis_probability, self.source.bases)
-        self.measured_in = basis_shares(self.receiver.key_basis_probability, n_measured)
+        measured_in = basis_shares(self.receiver.key_basis_probability, n_measured)
+        self.measured_in = np.pad(measured_in, (0, max(0, self.source.bases - n_measured)))
         self.intensities = quantised(np.array([i.probability for i in self.source.intensities] or [1.0]))
-        self.shape = (len(self.intensities), self.source.bases, 2, n_measured, 2)
+        self.shape = (len(self.intensities), self.source.bases, 2, len(self.measured_in), 2)
         self.detectors = [self._settled(d) for d in range(len(self.meaning))]
 
     def choice_probability(self) -> Floats:
@@ -160,27 +165,45 @@ class _Link:
         """Return how often each bit is sent in a basis."""
         return np.array([1.0, 0.0]) if self.source.states == 3 and basis == 1 else np.array([0.5, 0.5])
 
-    def clicks(self, state: _State) -> Floats:
-        """Return accepted clicks of a detector per pulse, given the choices."""
+    def never_dead(self, d: int) -> bool:
+        """Tell whether a detector clicks for each photon, however soon after another."""
+        return not self._dead_ps(self.receiver.detectors[d])
+
+    def clicks(self, state: _State, *, once: bool = False) -> Floats:
+        """Return accepted clicks of a detector per pulse, given the choices; `once`: of several in a window the first.
+
+        They are the same if a click blinds the detector for whole pulses.
+        """
         out, d = np.zeros(self.shape), state.index
         open_ps = self._open_ps(self.window_ps)
-        quiet = math.exp(-self._noise_per_ps(d) * open_ps)
+        noise = self._noise_per_ps(d) * open_ps
+        quiet, every = math.exp(-noise), self.never_dead(d) and not once
+        blind = self._blind_pulses(self.receiver.detectors[d])
         afterpulses = state.afterpulses * open_ps / self._open_ps(self.period_ps)
         for k, a, x, b, y in np.ndindex(self.shape):
             if not self._tells(d, b, y):
                 continue
             centre_ps = y * self.bin_ps * (b == 0)
-            light = self._tagged(d, self._light(d, k, a, x, b), centre_ps)
+            light = self._tagged(d, self._light(d, k, a, x, b, every=every), centre_ps)
             neighbours = sum(self._tagged(d, state.mean_light, centre_ps + n * self.period_ps) for n in (-1, 1))
-            out[k, a, x, b, y] = state.live * (1 - (1 - light) * quiet + neighbours) + afterpulses
+            own = state.live * ((light + noise if every else 1 - (1 - light) * quiet) + neighbours)
+            # the clicks of a window are several only of a detector that is live again in it
+            shared = own * -math.expm1(-afterpulses) if once and not blind else 0.0
+            out[k, a, x, b, y] = own + afterpulses - shared
         return out
 
     def _settled(self, d: int) -> _State:
         """Solve clicks m = live p + c m, where live = 1 - k m, or (1 - p)^k if events prolong the dead time."""
         detector = self.receiver.detectors[d]
-        quiet = math.exp(-self._noise_per_ps(d) * self._open_ps(self.period_ps))
+        noise = self._noise_per_ps(d) * self._open_ps(self.period_ps)
         mean_light = self._mean_light(d)
-        p = 1 - (1 - sum(chance for _, chance in mean_light)) * quiet
+        light = sum(chance for _, chance in mean_light)
+        if self.never_dead(d):
+            children = surviving_children(detector, 0.0, 0.0)
+            measured = (light + noise) / (1 - children)
+            fano = afterpulse_fano(children) * (1 + self._bunching(d) / (light + noise) if light else 1.0)
+            return _State(d, measured, 1.0, children * measured, fano, mean_light)
+        p = 1 - (1 - light) * math.exp(-noise)
         blind = self._blind_pulses(detector)
         dead_ps = blind * self.period_ps if self.receiver.gate.width_ps else self._dead_ps(detector)
         children = surviving_children(detector, dead_ps, p / self.period_ps)
@@ -195,20 +218,50 @@ class _Link:
 
     def _mean_light(self, d: int) -> list[tuple[float, float]]:
         """Return the places of light as `_light`, for the mean pulse."""
-        found = []
-        for (k, a, x, b), chosen in np.ndenumerate(self.choice_probability()[..., 0]):
-            if self.active or b == self._own_basis(d):
-                found += [(time_ps, float(chosen * chance)) for time_ps, chance in self._light(d, k, a, x, b)]
+        found, every = [], self.never_dead(d)
+        for (k, a, x, b), chosen in self._choices(d):
+            found += [(time_ps, chosen * chance) for time_ps, chance in self._light(d, k, a, x, b, every=every)]
         return found
 
-    def _light(self, d: int, k: int, a: int, x: int, b: int) -> list[tuple[float, float]]:
-        """Return the places (time after the pulse, probability that the first click is there) of one pulse's light."""
-        places = sorted(self._places(d, a, x, b))
+    def _choices(self, d: int) -> list[tuple[tuple[int, ...], float]]:
+        """Return the choices (intensity, basis, bit, receiver's basis) that light a detector, and how often."""
+        chosen = np.ndenumerate(self.choice_probability()[..., 0])
+        return [(at, float(p)) for at, p in chosen if self.active or at[3] == self._own_basis(d)]
+
+    def _light(self, d: int, k: int, a: int, x: int, b: int, *, every: bool) -> list[tuple[float, float]]:
+        """Return the places (time after the pulse, clicks) of one pulse's light.
+
+        Clicks are the probability that the first one is there, without dead time that any is, or the mean number
+        if `every` one counts.
+        """
         passed, found = 0.0, []
-        for time_ps, share in places:
+        for time_ps, share in sorted(self._places(d, a, x, b)):
+            if every:
+                found.append((time_ps, self._photons(k, share)[0]))
+                continue
             found.append((time_ps, self._silent(k, passed) - self._silent(k, passed + share)))
-            passed += share
+            passed += 0.0 if self.never_dead(d) else share
         return found
+
+    def _bunching(self, d: int) -> float:
+        """Return how much the variance of a pulse's photons at a detector is above their mean number."""
+        moments = [
+            (chosen, *self._photons(k, sum(share for _, share in self._places(d, a, x, b))))
+            for (k, a, x, b), chosen in self._choices(d)
+        ]
+        mean, pairs = (sum(m[0] * m[n] for m in moments) for n in (1, 2))
+        return float(pairs - mean**2)
+
+    def _photons(self, k: int, share: float) -> tuple[float, float]:
+        """Return the means of n and n (n - 1) of the photons that a pulse leaves where a photon has this chance."""
+        source = self.source
+        if source.kind != "weak-coherent":
+            one, two = source.single_photon_probability, source.two_photon_probability
+            return (one + 2 * two) * share, 2 * two * share**2
+        after, mean = float(self.intensities[0]), source.intensities[k].mean_photon_number * share
+        usual, raised = (1 - after, after * (1 + source.pattern_effect))
+        pairs = (usual + raised * (1 + source.pattern_effect)) * (1 + source.intensity_noise**2)
+        return mean * (usual + raised), mean**2 * pairs
 
     def _places(self, d: int, a: int, x: int, b: int) -> list[tuple[float, float]]:
         """Return (time, a photon's chance) for each place at which a detector sees bit x of basis a in basis b."""
@@ -332,7 +385,9 @@ def arrival_sigma_ps(setup: OpticalSetup) -> float:
 
 
 def basis_shares(key_probability: float, n_bases: int) -> Floats:
-    """Return how often each basis is chosen: the key basis, and the others alike."""
+    """Return how often each basis is chosen: the key basis, and the others alike; one basis alone always is."""
+    if n_bases == 1:
+        return np.ones(1)
     return quantised(np.array([key_probability, *[(1 - key_probability) / (n_bases - 1)] * (n_bases - 1)]))
 
 
