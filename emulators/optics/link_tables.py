@@ -66,7 +66,7 @@ def build_tables(
         extra_loss_db: Loss of the channel on top of the setup's.
 
     Raises:
-        ConfigurationError: The source makes pairs, or the receiver cannot measure its encoding.
+        ConfigurationError: The source makes pairs or no light, or the receiver cannot measure its encoding.
     """
     source = setup.source
     if source.of_pairs:
@@ -76,7 +76,9 @@ def build_tables(
     fits = np.maximum(0.0, 1 + states @ np.array([p.direction for p in places]).T) / 2
     seen = fits * [p.weight for p in places] * 10 ** (-(setup.channel.loss_db + extra_loss_db) / 10)
     modes = sorted({(p.detector, p.time_ps) for p in places})
-    n_bob = receiver_bases(setup) if setup.receiver.basis_choice == "active" else 1
+    measured = _basis_probabilities(setup.receiver.key_basis_probability, receiver_bases(setup))
+    measured += [0.0] * (source.bases - len(measured))  # bases without detectors
+    n_bob = len(measured) if setup.receiver.basis_choice == "active" else 1
     shares = np.zeros((len(states), n_bob, len(modes)))
     for k, place in enumerate(places):
         shares[:, place.basis if n_bob > 1 else 0, modes.index((place.detector, place.time_ps))] += seen[:, k]
@@ -85,11 +87,10 @@ def build_tables(
     # (intensity, basis and bit, receiver's basis, hidden, mode)
     shares = light[:, None, None, None, None] * np.repeat(shares[None, :, :, None, :], n_hidden, axis=3)
     n_choices = len(light) * len(states)
-    bob_basis_probability = setup.receiver.key_basis_probability
     return PulseTables(
         intensity_thresholds=thresholds(often),
         basis_thresholds=thresholds(_basis_probabilities(source.key_basis_probability, source.bases)),
-        bob_thresholds=thresholds(_basis_probabilities(bob_basis_probability, n_bob)),
+        bob_thresholds=thresholds(measured if n_bob > 1 else [1.0]),
         three_state=source.states == 3,
         hidden_cumulative=np.tile(_cumulative(probabilities), (n_choices, n_bob, 1)),
         photons=np.tile(photons, n_choices * n_bob),
@@ -126,14 +127,21 @@ def outlets(setup: OpticalSetup) -> list[Outlet]:
     """Return all places where a photon may be detected, in the order of bases.
 
     Raises:
-        ConfigurationError: A detector tells bits by time bins, and the encoding has none.
+        ConfigurationError: A detector tells bits by time bins, and the encoding has none; or it has, and the receiver
+            does not say where they are.
     """
     receiver, encoding = setup.receiver, setup.source.encoding
     if "key" in receiver.meaning and encoding != "time-bin":
         raise ConfigurationError(
-            f"receiver.layout: a 'key' detector needs time-bin encoding, the source has {encoding}"
+            f"receiver.layout: a 'key' detector needs time-bin encoding, the source has {encoding}",
+            remedy='set source.encoding to "time-bin", or give detectors key0 and key1',
         )
     late = receiver.bin_separation_ps if encoding == "time-bin" else 0.0
+    if encoding == "time-bin" and not 0 < late < setup.source.period_ps:
+        raise ConfigurationError(
+            f"receiver.bin_separation_ps is {late:g}: both bins of time-bin encoding must lie in a period",
+            remedy=f"give it between 0 and {setup.source.period_ps} ps, such as {setup.source.period_ps // 2}",
+        )
     found: list[Outlet] = []
     for basis, probability in enumerate(_basis_probabilities(receiver.key_basis_probability, receiver_bases(setup))):
         arm = 10 ** (-(receiver.loss_db + (receiver.test_loss_db if basis else 0.0)) / 10)
@@ -223,6 +231,11 @@ def _light(
         mu = np.array([i.mean_photon_number for i in source.intensities])
         return mu, [i.probability for i in source.intensities], np.array([POISSON], np.uint8), [1.0]
     one, two = source.single_photon_probability, source.two_photon_probability
+    if not one + two:
+        raise ConfigurationError(
+            "source.single_photon_probability is 0, which means no light",
+            remedy="give it above 0, such as 0.5 (or two_photon_probability); dark counts alone: --attack fibre-cut",
+        )
     return np.ones(1), [1.0], np.array([0, 1, 2], np.uint8), [1 - one - two, one, two]
 
 

@@ -6,11 +6,13 @@ import itertools
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from qkdhw.errors import ConfigurationError
@@ -32,7 +34,7 @@ MAX_FILE_BYTES = 65_536
 
 _PRESETS = resources.files("qkdhw_emulators.optics") / "presets"
 _REMEDY = "the form: tables [source], [channel], [receiver], [tagger]; fields: docs/reference/optical-presets.md"
-_TABLES: dict[str, type[BaseModel]] = {
+TABLES: dict[str, type[BaseModel]] = {
     "source": Source,
     "intensities": Intensity,
     "channel": Channel,
@@ -124,22 +126,48 @@ def _parse(data: bytes, what: str) -> OpticalSetup:
     try:
         return OpticalSetup.model_validate(tomllib.loads(data.decode("utf-8")))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigurationError(f"{what}: {where + ': ' if where else ''}{_said(first)}", remedy=_REMEDY) from error
+        raise ConfigurationError(f"{what}: {what_is_wrong(error)}", remedy=_REMEDY) from error
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{what} is not TOML: {error}", remedy=_REMEDY) from error
 
 
+def what_is_wrong(error: ValidationError) -> str:
+    """Return which field of a setup is wrong first, and how."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {_said(first)}" if where else _said(first)
+
+
 def _said(error: ErrorDetails) -> str:
     """Say what is wrong with a field."""
+    *way, field = error["loc"] or ("",)
+    fields = next((TABLES[str(part)] for part in reversed(way) if part in TABLES), OpticalSetup).model_fields
     if error["type"] == "extra_forbidden":
-        tables = (_TABLES[part] for part in reversed(error["loc"][:-1]) if isinstance(part, str) and part in _TABLES)
-        fields = next(tables, OpticalSetup).model_fields
-        return f"there is no such field; {did_you_mean(error['loc'][-1], fields)}fields: {', '.join(fields)}"
+        return f"there is no such field; {did_you_mean(field, fields)}fields: {', '.join(fields)}"
     if error["type"] == "missing":
         return "this field is missing"
+    if error["type"] == "tuple_type":
+        return f"this must be a list, such as {_list_like(field, fields, error['input'])[:100]}"
+    if error["type"] == "model_type":
+        table = next(part for part in reversed(error["loc"]) if part in TABLES)
+        return f"this must be a table, such as {_table_like(table)}"
     return error["msg"].removeprefix("Value error, ").replace("Input should", "this must")
+
+
+def _list_like(field: object, fields: Mapping[str, FieldInfo], given: object) -> str:
+    """Return how to write a list field for which somebody gave one value."""
+    if field in TABLES:
+        return f"[{_table_like(field)}]"
+    usual = fields[str(field)].default or ()
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    return _inline([given] * max(1, len(usual)) if is_number or not usual else usual)
+
+
+def _table_like(name: object) -> str:
+    """Return how to write a table: its fields that are needed, else its first."""
+    fields = TABLES[str(name)].model_fields
+    needed = [field for field, about in fields.items() if about.is_required()] or [*fields][:1]
+    return "{ " + ", ".join(f"{field} = .." for field in needed) + " }"
 
 
 def _line(name: str, value: object) -> str:

@@ -130,9 +130,11 @@ def attack_from(fields: Mapping[str, Any], where: str) -> Attack:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        meant = did_you_mean(field, kind.model_fields) if first["type"] == "extra_forbidden" else ""
+        unknown = first["type"] == "extra_forbidden"
+        meant = did_you_mean(field, kind.model_fields) if unknown else ""
+        said = "there is no such field" if unknown else f"{first['msg']}, not {first['input']!r}"
         raise ConfigurationError(
-            f"{where} ({name}): {field}: {first['msg']}, not {first['input']!r}",
+            f"{where} ({name}): {field}: {said}",
             remedy=f"{meant}fields: {', '.join(kind.model_fields)}",
         ) from error
     if attack.until_s is not None and attack.until_s <= attack.from_s:

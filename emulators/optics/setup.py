@@ -48,7 +48,8 @@ class Source(Part):
         pulse_rate_hz: Pulses per second; the period is a whole number of picoseconds. Ignored for "pair-cw".
         encoding: What carries the bit. Time-bin: the key basis is the time of arrival in one of two bins.
         states: 4 (BB84), 3 (the test basis has one state, bit 0), or 6 (three bases).
-        intensities: Brightest first, for weak coherent pulses; the first is the signal.
+        intensities: For weak coherent pulses: one to four, strictly falling, probabilities with sum 1; the first is the
+            signal.
         key_basis_probability: How often the sender prepares in the key basis; the rest is shared by the others.
         preparation_error: For each basis: probability that a photon of a prepared state is found in the other one.
         extinction_ratio_db: Further error of the key basis by light in the wrong bin or mode, 1 / (1 + 10^(ER/10)).
@@ -57,7 +58,8 @@ class Source(Part):
         phase_randomised: False breaks an assumption of every proof; counts stay the same.
         pulse_fwhm_ps: Length of the optical pulse.
         spectral_width_nm: Standard deviation of the spectrum, for chromatic dispersion.
-        single_photon_probability: For "single-photon": probability of one photon in a pulse.
+        single_photon_probability: For "single-photon": probability of one photon in a pulse. Without it and the next
+            there is no light, which no link is simulated with.
         two_photon_probability: For "single-photon": probability of two.
         mean_pairs: For "pair-pulsed": mean pairs in each of the two modes, lambda of Ma, Fung, Lo.
         pair_rate_hz: For "pair-cw": pairs per second.
@@ -263,8 +265,9 @@ class Receiver(Part):
             an active choice; with time bins 1 or 2 for the key basis (bit = bin) and the test basis' ones after them,
             see `layout`.
         layout: For each detector: what its clicks mean, as "key0", "key1", "test0", "test1", "third0", "third1",
-            "key" (time bin) or "any0", "any1" (both bases of an active choice). Empty: the order above.
-        bin_separation_ps: Time between the two bins of time-bin encoding.
+            "key" (time bin) or "any0", "any1" (both bases of an active choice). Empty: the order above. The key basis
+            needs both bits; other bases may have one port, or none: what goes there is lost.
+        bin_separation_ps: Time between the two bins of time-bin encoding, which needs it; below the pulses' period.
         gate: When the detectors can click.
     """
 
@@ -286,6 +289,11 @@ class Receiver(Part):
         if len(self.detectors) == 2:
             return ("any0", "any1")
         return tuple(f"{basis}{bit}" for basis in BASES for bit in (0, 1))[: len(self.detectors)]
+
+    @property
+    def tells_key_bits(self) -> bool:
+        """Whether both bits of the key basis have a detector."""
+        return "key" in self.meaning or all({f"key{bit}", f"any{bit}"} & {*self.meaning} for bit in (0, 1))
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -353,6 +361,14 @@ class OpticalSetup(Part):
     def _consistent(self) -> Self:
         if self.source.of_pairs != (self.sender_receiver is not None):
             raise ValueError("sender_receiver: a source of pairs needs one, any other source has none")
+        if self.sender_tagger is not None and not self.source.of_pairs:
+            raise ValueError("sender_tagger: only a source of pairs has one; the receiver's is [tagger]")
+        for end, receiver in (("receiver", self.receiver), ("sender_receiver", self.sender_receiver)):
+            if receiver is not None and not receiver.tells_key_bits:
+                raise ValueError(
+                    f"{end}.layout: its detectors are {', '.join(receiver.meaning)}, which tells no bits of the key "
+                    "basis; give detectors for both: key0 and key1, or any0 and any1, or one key with time bins"
+                )
         if self.source.kind != "pair-cw" and self.receiver.gate.width_ps > self.source.period_ps:
             raise ValueError(f"receiver.gate.width_ps: at most the period, {self.source.period_ps} ps")
         return self

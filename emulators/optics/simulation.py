@@ -122,18 +122,14 @@ class LinkSimulation:
         cell_pulses: int | None = None,
     ) -> None:
         setup = _checked(setup)
-        wrong = {
-            "seed": (seed, operator.index(seed) < 0),
-            "run": (run, operator.index(run) < 0),
-            "threads": (threads, not 1 <= operator.index(threads) <= MAX_THREADS),
-            "cell_pulses": (cell_pulses, cell_pulses is not None and not 1 <= cell_pulses <= MAX_CELL_PULSES),
-        }
-        for name, (value, is_wrong) in wrong.items():
-            if is_wrong:
-                raise ConfigurationError(
-                    f"{name} is {value}",
-                    remedy="From 0; threads 1 to 64; pulses in a cell 1 to 2^30.",
-                )
+        seed, run, threads = _whole("seed", seed), _whole("run", run), _whole("threads", threads, 1, MAX_THREADS)
+        if cell_pulses is not None:
+            cell_pulses = _whole("cell_pulses", cell_pulses, 1, MAX_CELL_PULSES)
+        if not isinstance(schedule, Schedule | None):
+            raise ConfigurationError(
+                f"schedule is {schedule!r:.100}, not a Schedule",
+                remedy='for example Schedule.from_arguments(["fibre-cut:from_s=1"])',
+            )
         self.setup = setup
         self._seed, self._run, self._threads = seed, run, threads
         self._keys = pulse_keys(seed, run)
@@ -321,8 +317,27 @@ class LinkSimulation:
         return LinkCondition(detectors, monitors=baseline_monitors(self.setup))
 
 
+def _whole(name: str, value: object, least: int = 0, most: int | None = None) -> int:
+    """Return an argument as a whole number between bounds."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or number < least or (most is not None and number > most):
+        raise ConfigurationError(
+            f"{name} is {value!r:.100}",
+            remedy=f"give a whole number from {least}{'' if most is None else f' to {most}'}",
+        )
+    return number
+
+
 def _checked(setup: OpticalSetup) -> OpticalSetup:
     """Return the setup if it holds what its parts promise: a copy with changes was not looked at."""
+    if not isinstance(setup, OpticalSetup):
+        raise ConfigurationError(
+            f"setup is {setup!r:.100}, not an OpticalSetup",
+            remedy="read a preset or a file by qkdhw_emulators.optics.presets.load_setup(name)",
+        )
     try:
         return OpticalSetup.model_validate(setup.model_dump(warnings=False))
     except ValidationError as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from qkdhw.errors import ConfigurationError
+from qkdhw_emulators.optics.presets import TABLES, what_is_wrong
 from qkdhw_emulators.optics.setup import OpticalSetup
 
 
@@ -29,15 +30,12 @@ def changed_setup(setup: OpticalSetup, changes: list[str]) -> OpticalSetup:
             raise ConfigurationError(
                 f"--set {change!r} is not PART.FIELD=VALUE", remedy="For example --set channel.length_km=20"
             )
-        _put(fields, names, _value(text.strip()), change)
+        _put(fields, names, _value(text.strip()), change, OpticalSetup)
     try:
         return OpticalSetup.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the link"
-        text = first["msg"].removeprefix("Value error, ").replace("Input should", "this must")
         raise ConfigurationError(
-            f"--set {' '.join(changes)}: {where}: {text}", remedy="Fields: docs/reference/optical-presets.md"
+            f"--set {' '.join(changes)}: {what_is_wrong(error)}", remedy="Fields: docs/reference/optical-presets.md"
         ) from error
 
 
@@ -49,22 +47,40 @@ def _value(text: str) -> Any:
         return text
 
 
-def _put(fields: Any, names: list[str], value: Any, change: str) -> None:
-    """Set a field of nested tables and lists; tuples on the way become lists."""
+def _put(fields: Any, names: list[str], value: Any, change: str, table: type[BaseModel] | None) -> None:
+    """Set a field of nested tables and lists; tuples on the way become lists, tables that are not there are begun.
+
+    Args:
+        fields: A table, or a list of them.
+        names: The way to the field.
+        value: What it becomes.
+        change: What error messages quote.
+        table: What the table is; None: one of any names.
+    """
     name, *rest = names
     is_list = isinstance(fields, list)
-    if is_list and not name.isdecimal():
+    if is_list and fields and not name.isdecimal():
         for member in fields:
-            _put(member, names, value, change)
+            _put(member, names, value, change, table)
         return
-    known = range(len(fields)) if is_list else fields if isinstance(fields, dict) else ()
-    key: Any = int(name) if is_list else name
+    if not is_list and not isinstance(fields, dict):
+        of = change.partition("=")[0].rpartition(f".{name}")[0].strip()
+        raise ConfigurationError(
+            f"--set {change!r}: there is no {name!r}, for {of} is one value and no table",
+            remedy=f"write --set {of}=VALUE",
+        )
+    known = range(len(fields)) if is_list else table.model_fields if table else fields
+    key: Any = int(name) if is_list and name.isdecimal() else name
     if key not in known:
-        there = ", ".join(map(str, known)) or "nothing, as it is no table or list"
+        there = ", ".join(map(str, known)) or "nothing, it is empty"
         raise ConfigurationError(f"--set {change!r}: there is no {name!r}", remedy=f"There is: {there}")
     if not rest:
         fields[key] = value
         return
-    if isinstance(fields[key], tuple):
-        fields[key] = list(fields[key])
-    _put(fields[key], rest, value, change)
+    below = fields[key] if is_list else fields.get(key)
+    if isinstance(below, tuple):
+        below = list(below)
+    elif below is None and key in TABLES:
+        below = {}
+    fields[key] = below
+    _put(below, rest, value, change, table if is_list else TABLES.get(key))
