@@ -10,9 +10,14 @@ from numpy.typing import NDArray
 
 from qkdhw_emulators.optics.attack import Attack
 from qkdhw_emulators.optics.attacks import MONITORS
-from qkdhw_emulators.optics.expected import ExpectedCounts, expected_counts, expected_gain_and_qber
+from qkdhw_emulators.optics.expected import (
+    ExpectedCounts,
+    arrival_sigma_ps,
+    expected_counts,
+    expected_gain_and_qber,
+)
 from qkdhw_emulators.optics.link_tables import build_tables
-from qkdhw_emulators.optics.setup import BASES, OpticalSetup
+from qkdhw_emulators.optics.setup import BASES, PS_PER_S, OpticalSetup
 from qkdhw_emulators.simulate.curves import wilson
 from qkdhw_emulators.simulate.matching import PulseMatcher
 from qkdhw_emulators.simulate.observation import EndCounts, PairCounts, PulseCounts
@@ -21,6 +26,7 @@ from qkdhw_emulators.simulate.run import Observed, RunOptions
 from qkdhw_emulators.simulate.steady_pump import expected_coincidences, expected_singles
 
 Report = dict[str, Any]
+PULSE_SIGMAS = 4  # between two photons of a pulse
 
 
 def report_of(options: RunOptions, name: str, observed: Observed) -> Report:
@@ -107,15 +113,17 @@ def _detectors(
 ) -> list[dict[str, Any]]:
     receiver = setup.receiver if end == "bob" else setup.sender_receiver or setup.receiver
     expected: list[tuple[float, float]] = []
+    unsure = [False] * len(receiver.detectors)
     if counts is not None:
         expected = [*zip(counts.detector_clicks / duration_s, counts.detector_fano, strict=True)]
+        unsure = _may_click_twice(setup, counts, duration_s)
     elif setup.source.kind == "pair-cw" and receiver.basis_choice == "passive":
         expected = [(e.rate_hz, e.fano) for e in expected_singles(setup, receiver)]
     elif setup.source.kind == "pair-pulsed":
         expected = [(e.rate_hz, e.fano) for e in expected_pulsed_singles(setup, receiver) or ()]
     rows = []
     for d, (clicks, meaning) in enumerate(zip(found.clicks.tolist(), receiver.meaning, strict=True)):
-        rate_hz, fano = map(float, expected[d]) if expected else (None, 0.0)
+        rate_hz, fano = map(float, expected[d]) if expected and not unsure[d] else (None, 0.0)
         mean = (rate_hz or 0.0) * duration_s
         rows.append(
             {
@@ -129,6 +137,23 @@ def _detectors(
             }
         )
     return rows
+
+
+def _may_click_twice(setup: OpticalSetup, counts: ExpectedCounts, duration_s: float) -> list[bool]:
+    """Tell of which detectors the clicks are not known to a standard deviation.
+
+    Their dead time ends within a pulse, so that some of its photons make clicks of their own, but not all do.
+    """
+    longest_ps = PULSE_SIGMAS * math.sqrt(2) * arrival_sigma_ps(setup)
+    within = [0 < 1000 * d.dead_time_ns < longest_ps for d in setup.receiver.detectors]
+    if not any(within):
+        return within
+    never_dead = tuple(d.model_copy(update={"dead_time_ns": 0.0}) for d in setup.receiver.detectors)
+    receiver = setup.receiver.model_copy(update={"detectors": never_dead})
+    pulses = duration_s * PS_PER_S / setup.source.period_ps
+    every = expected_counts(setup.model_copy(update={"receiver": receiver}), pulses).detector_clicks
+    more = every - counts.detector_clicks > np.sqrt(counts.detector_clicks)
+    return [inside and bool(m) for inside, m in zip(within, more, strict=True)]
 
 
 def _bases(setup: OpticalSetup, found: PulseCounts, counts: ExpectedCounts, pulses: int) -> list[dict[str, Any]]:

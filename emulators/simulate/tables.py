@@ -74,6 +74,11 @@ def _print_detectors(report: Mapping[str, Any], console: Console) -> None:
             "" if expected is None else f"{expected:,.1f}", _sigmas(row["z"]),
         )  # fmt: skip
     console.print(table)
+    if "bases" in report and any(row["expected_rate_hz"] is None for row in report["detectors"]):
+        said = (
+            "nothing is expected of detectors whose dead time ends within a pulse: some of its photons click, not all"
+        )
+        console.print(said, highlight=False, soft_wrap=True)
 
 
 def _print_pairs(pairs: Mapping[str, Any], console: Console) -> None:

@@ -121,6 +121,24 @@ def test_a_single_photon_source_has_no_intensities():
     assert max(abs(row["gain_z"]) for row in report["bases"]) < 5
 
 
+BRIGHT = [
+    "source.pulse_fwhm_ps=100",
+    "source.pulse_rate_hz=1e9",
+    "channel.length_km=0",
+    "receiver.detectors.afterpulses=[]",
+]
+
+
+@pytest.mark.parametrize(("dead_ns", "known"), [(0, True), (0.02, False), (0.5, True)])
+def test_nothing_is_expected_of_detectors_that_may_click_twice_in_a_pulse(dead_ns, known):
+    changes = [*BRIGHT, f"receiver.detectors.dead_time_ns={dead_ns}"]
+    asked = [PULSED, "--duration", 0.05, *(w for c in changes for w in ("--set", c))]
+    for row in simulate_json(*asked)["detectors"]:
+        assert (row["expected_rate_hz"] is not None) == known == (row["z"] is not None)
+        assert abs(row["z"] or 0) < 5
+    assert ("dead time ends within a pulse" in simulate(*asked)) == (not known)
+
+
 def test_more_than_was_asked_for_is_said():
     assert "asked for 100 pulses, ran " in simulate(PULSED, "--pulses", 100)
     assert "asked for 0.001 s, ran " in simulate(PULSED, "--duration", 0.001)
