@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qkdhw_emulators.simulate.observation import LAG_PULSES, Floats, PulseCounts, Timeline
+from qkdhw_emulators.simulate.observation import LAG_PULSES, Counts, Floats, PulseCounts, Timeline
 
 FEWEST_PAIRS = 5  # by chance, for a correlation to say anything
 FEWEST_SIFTED = 400  # in a slice of time, on average: 1 % of error rate
 QBER_POINTS = 64
+LARGEST_MISPLACEMENT = 0.1  # of an edge between two pulses, in widths of the bin
 
 
 class Curve(NamedTuple):
@@ -69,19 +70,43 @@ def detector_correlation(prepared: PulseCounts, pulses: int) -> Curve:
     return Curve(np.flatnonzero(some).astype(np.float64), counted / by_chance, low / by_chance, high / by_chance)
 
 
-def delay_correlation(delays: Floats, level: float, half_ns: float) -> Curve:
+def delay_correlation(delays: Floats, level: float, half: float) -> Curve:
     """Return g2 of two ends against the delay; without points if there are few.
 
     Args:
         delays: Pairs of clicks in equal bins of delay.
         level: How many there are by chance in a bin.
-        half_ns: The bins go from minus this to this.
+        half: The bins go from minus this to this, in ns or pulses.
     """
     if level * len(delays) < FEWEST_PAIRS:
         delays = delays[:0]
-    edges = np.linspace(-half_ns, half_ns, len(delays) + 1)
+    edges = np.linspace(-half, half, len(delays) + 1)
     low, high = poisson(delays)
     return Curve((edges[1:] + edges[:-1]) / 2, delays / level, low / level, high / level)
+
+
+def interval_density(edges_ps: Floats, counted: Counts, period_ps: int) -> tuple[Floats, Floats]:
+    """Return intervals per ps where there are any: centres of the bins in ps, and densities.
+
+    Args:
+        edges_ps: Of the bins, float64 (n + 1,), rising.
+        counted: int64 (n,), intervals in them.
+        period_ps: Of the pulses, between which intervals are whole periods: bins are joined until their edges lie
+            between two pulses, nearly enough for their width, and they are as wide as they have pulses. 0: steady.
+    """
+    width_ps = np.diff(edges_ps)
+    if period_ps:
+        kept = [0]
+        for place, edge_ps in enumerate(edges_ps[1:], 1):
+            off_ps = abs(edge_ps % period_ps - period_ps / 2)
+            if edge_ps < period_ps / 2 or off_ps <= LARGEST_MISPLACEMENT * (edge_ps - edges_ps[kept[-1]]):
+                kept.append(place)
+        counted = np.add.reduceat(counted, kept[:-1])  # what is beyond the last edge kept is in the last bin
+        edges_ps = edges_ps[kept]
+        pulses = np.diff(np.ceil(edges_ps / period_ps))
+        width_ps = np.where(pulses > 0, pulses * period_ps, np.diff(edges_ps))
+    some = counted > 0
+    return np.sqrt(edges_ps[1:] * edges_ps[:-1])[some], counted[some] / width_ps[some]
 
 
 def qber_over_time(timeline: Timeline, first: int, *, weight: float, cell_s: float) -> Curve:

@@ -12,8 +12,8 @@ from qkdhw.errors import ConfigurationError, EventError
 from qkdhw_emulators.optics.closed_forms import measured_rate_hz
 from qkdhw_emulators.optics.setup import PS_PER_S, OpticalSetup
 from qkdhw_emulators.optics.simulation import LinkSimulation
-from qkdhw_emulators.simulate.curves import delay_correlation, detector_correlation, qber_over_time
-from qkdhw_emulators.simulate.observation import INTERVAL_EDGES_PS, LAG_BINS, PHASE_BINS
+from qkdhw_emulators.simulate.curves import delay_correlation, detector_correlation, interval_density, qber_over_time
+from qkdhw_emulators.simulate.observation import INTERVAL_EDGES_PS, PHASE_BINS
 from qkdhw_emulators.simulate.report import Report
 from qkdhw_emulators.simulate.run import Observed, RunOptions
 
@@ -61,7 +61,7 @@ def write_plots(folder: Path, options: RunOptions, report: Report, observed: Obs
     }
     if observed.prepared is not None or observed.pairs is not None:
         plots["qber"] = lambda axes: _qber(axes, observed)
-        plots["g2"] = lambda axes: _g2(axes, observed)
+        plots["g2"] = lambda axes: _g2(axes, setup, observed)
     if observed.prepared is not None:
         plots["gate"] = lambda axes: _gate(axes, setup, observed)
     for name, plot in plots.items():
@@ -93,18 +93,20 @@ def _counts(axes: Axes, report: Report) -> None:
     axes.set_xticks(range(len(rows)), [f"{row['end']} {row['input']}\n{row['meaning']}" for row in rows])
     axes.set_ylabel("clicks per second")
     axes.set_title("Counts of each detector")
+    axes.set_ylim(bottom=0)
+    if not any(row["rate_hz"] for row in rows):
+        _note(axes, "no clicks: let it run longer")
 
 
 def _intervals(axes: Axes, setup: OpticalSetup, observed: Observed) -> None:
-    centres_us = np.sqrt(INTERVAL_EDGES_PS[1:] * INTERVAL_EDGES_PS[:-1]) / 1e6
-    width_us = np.diff(INTERVAL_EDGES_PS) / 1e6
+    period_ps = 0 if setup.source.kind == "pair-cw" else setup.source.period_ps
     for d, histogram in enumerate(observed.bob.intervals):
-        some = histogram > 0
-        axes.plot(centres_us[some], (histogram / width_us)[some], ".", color=COLOURS[d % 8], label=f"bob {d + 1}")
+        if histogram.any():
+            centres_ps, per_ps = interval_density(INTERVAL_EDGES_PS, histogram, period_ps)
+            axes.plot(centres_ps / 1e6, per_ps * 1e6, ".", color=COLOURS[d % 8], label=f"bob {d + 1}")
+    _log_scales(axes, "no two clicks of a detector: let it run longer")
     for dead_time_ns in {d.dead_time_ns for d in setup.receiver.detectors if d.dead_time_ns}:
         axes.axvline(dead_time_ns / 1e3, color="#888", linestyle="--")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
     axes.set_xlabel("time between two clicks of a detector (µs); dashed: dead time")
     axes.set_ylabel("intervals per µs")
     axes.set_title("Intervals")
@@ -126,14 +128,17 @@ def _gate(axes: Axes, setup: OpticalSetup, observed: Observed) -> None:
     axes.set_ylabel("clicks")
     axes.set_title("Clicks in the pulse period")
     _legend(axes)
+    if not observed.prepared.phases.any():
+        _note(axes, "no clicks of known time: let it run longer")
 
 
-def _g2(axes: Axes, observed: Observed) -> None:
+def _g2(axes: Axes, setup: OpticalSetup, observed: Observed) -> None:
     if observed.pairs is not None:
-        delays = observed.pairs.delays.astype(np.float64)
-        level = float(np.r_[delays[: LAG_BINS // 4], delays[-LAG_BINS // 4 :]].mean())
-        curve = delay_correlation(delays, level, 10 * observed.pairs.window_ps / 1e3)
-        axes.set_xlabel("Bob's time less Alice's (ns)")
+        pulsed = setup.source.kind != "pair-cw"
+        half = observed.pairs.half_ps / (setup.source.period_ps if pulsed else 1e3)
+        curve = delay_correlation(observed.pairs.delays.astype(np.float64), observed.pairs.level, half)
+        axes.axhline(1.0, color="#888", linestyle="--")
+        axes.set_xlabel("Bob's pulse less Alice's" if pulsed else "Bob's time less Alice's (ns)")
         axes.set_ylabel("g² between the ends")
         axes.set_title("Correlation of the ends")
     elif observed.prepared is not None:
@@ -175,13 +180,14 @@ def _saturation(axes: Axes, options: RunOptions) -> None:
     points = np.array([_offered_and_counted(options, loss_db) for loss_db in SWEEP_LOSSES_DB])
     for d, detector in enumerate(options.setup.receiver.detectors):
         offered, counted = points[:, 0, d], points[:, 1, d]
-        axes.plot(offered, counted, "o", color=COLOURS[d % 8], label=f"bob {d + 1}")
-        if offered.max() > 0:
-            rate = np.geomspace(offered[offered > 0].min(), offered.max(), 100)
-            law = [measured_rate_hz(r, detector.dead_time_ns * 1e-9, detector.dead_time_kind) for r in rate]
-            axes.plot(rate, law, color=COLOURS[d % 8], linewidth=0.8)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+        some = (offered > 0) & (counted > 0)
+        if not some.any():
+            continue
+        axes.plot(offered[some], counted[some], "o", color=COLOURS[d % 8], label=f"bob {d + 1}")
+        rate = np.geomspace(offered[offered > 0].min(), offered.max(), 100)
+        law = [measured_rate_hz(r, detector.dead_time_ns * 1e-9, detector.dead_time_kind) for r in rate]
+        axes.plot(rate, law, color=COLOURS[d % 8], linewidth=0.8)
+    _log_scales(axes, "no clicks at any of the losses")
     axes.set_xlabel("detectable photons and dark counts per second; points: channel losses of 0 to 40 dB")
     axes.set_ylabel("clicks per second")
     axes.set_title("Saturation; lines: the dead time's law for light without pulses or gates")
@@ -204,6 +210,15 @@ def _offered_and_counted(options: RunOptions, loss_db: float) -> tuple[Any, Any]
     gate, period_ps = setup.receiver.gate, setup.source.period_ps
     open_share = gate.width_ps / period_ps if gate.width_ps else 1.0
     return offered / seconds + [open_share * d.dark_count_rate_hz for d in detectors], counted / seconds
+
+
+def _log_scales(axes: Axes, note: str) -> None:
+    """Scale both axes by logarithms, or say in a note that there is nothing to show: that cannot be scaled."""
+    if axes.lines:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    else:
+        _note(axes, note)
 
 
 def _legend(axes: Axes) -> None:
