@@ -157,13 +157,15 @@ def _may_click_twice(setup: OpticalSetup, counts: ExpectedCounts, duration_s: fl
 
 
 def _bases(setup: OpticalSetup, found: PulseCounts, counts: ExpectedCounts, pulses: int) -> list[dict[str, Any]]:
-    """Return a row for each basis and intensity in which both ends use the same basis."""
+    """Return a row for each basis that the receiver measures and each intensity, both ends in the same basis."""
     expected = expected_gain_and_qber(setup, PulseMatcher(setup, setup.receiver).window_ps)
     chosen = _chosen(setup)
     mu: list[float | None] = [i.mean_photon_number for i in setup.source.intensities]
     mu = mu or [None]
     rows = []
     for b, k in np.ndindex(setup.source.bases, len(mu)):
+        if not any(meaning.startswith((BASES[b], "any")) for meaning in setup.receiver.meaning):
+            continue
         prepared = pulses * float(chosen[k, b])
         gain, qber = expected[f"gain_{BASES[b]}_{k}"], expected.get(f"qber_{BASES[b]}_{k}", 0.0)
         clicks = counts.clicks[k, b, :, b, :].sum()

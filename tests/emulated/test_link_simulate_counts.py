@@ -113,6 +113,14 @@ def test_events_that_never_come_end_after_the_longest_wait(monkeypatch):
     assert simulate_json(*asked, "--duration", 1.5)["ended_by"] == "duration"
 
 
+def test_a_basis_that_the_receiver_has_no_detectors_for_has_no_row():
+    asked = ["rusca-2018", "--set", "source.states=6", "--duration", 0.05]
+    report = simulate_json(*asked)
+    assert {row["basis"] for row in report["bases"]} == {"key", "test"}
+    assert max(abs(row["gain_z"]) for row in report["bases"]) < 5
+    assert "third" not in simulate(*asked)
+
+
 def test_a_single_photon_source_has_no_intensities():
     report = simulate_json(
         PULSED, "--set", "source.kind=single-photon", "--set", "source.single_photon_probability=0.5", "--duration", 0.1
