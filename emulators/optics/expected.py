@@ -10,6 +10,7 @@ docs/explanation/optical-model.md has the formulas.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -97,7 +98,9 @@ def expected_gain_and_qber(setup: OpticalSetup, window_ps: float | None = None) 
         bits = link.bit_probability(b)
         right = np.array([clicks[:, b, x, b, x] for x in (0, 1)])
         wrong = np.array([clicks[:, b, x, b, 1 - x] for x in (0, 1)])
-        both = right * wrong * (basis not in link.meaning or not one_by_bins)  # one detector is dead from bin to bin
+        both = (right * wrong + link.dependence(b)) * (
+            basis not in link.meaning or not one_by_bins
+        )  # one detector is dead from bin to bin
         gain, errors = bits @ (right + wrong - both), bits @ (wrong - both / 2)
         weight = chosen[:, b, b] * setup.source.pulse_rate_hz
         for k, (g, e) in enumerate(zip(gain, errors, strict=True)):
@@ -191,6 +194,23 @@ class _Link:
             shared = own * -math.expm1(-afterpulses) if once and not blind else 0.0
             out[k, a, x, b, y] = own + afterpulses - shared
         return out
+
+    def dependence(self, b: int) -> Floats:
+        """Return what the chance of clicks at both bits has beyond the product of chances, by bit sent and intensity.
+
+        Nothing for light of steady intensity; less for counted photons, as one cannot make two clicks.
+        """
+        found = np.zeros((2, self.shape[0]))
+        for x, k in np.ndindex(found.shape):
+            share, live = [0.0, 0.0], [1.0, 1.0]
+            for state, y in itertools.product(self.detectors, (0, 1)):
+                if self._tells(state.index, b, y):
+                    places = self._places(state.index, b, x, b)
+                    share[y] += sum(chance for time_ps, chance in places if time_ps == y * self.bin_ps * (b == 0))
+                    live[y] = min(live[y], state.live)
+            apart = self._silent(k, share[0]) * self._silent(k, share[1])
+            found[x, k] = live[0] * live[1] * (self._silent(k, share[0] + share[1]) - apart)
+        return found
 
     def _settled(self, d: int) -> _State:
         """Solve clicks m = live p + c m, where live = 1 - k m, or (1 - p)^k if events prolong the dead time."""

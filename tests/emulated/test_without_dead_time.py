@@ -46,8 +46,8 @@ def observed(setup):
 def test_clicks_and_gains_are_as_expected(link):
     report = observed(bright(*LINKS[link]))
     assert max(abs(row["z"]) for row in report["detectors"]) < 4.5
-    if "photon" not in link:
-        assert max(abs(row["gain_z"]) for row in report["bases"]) < 4.5
+    assert max(abs(row["gain_z"]) for row in report["bases"]) < 4.5
+    assert max(abs(row["qber_z"]) for row in report["bases"] if row["detections"]) < 4.5
 
 
 @pytest.mark.parametrize("link", ["a switch", "a splitter", "time bins"])
