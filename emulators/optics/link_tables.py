@@ -127,8 +127,7 @@ def outlets(setup: OpticalSetup) -> list[Outlet]:
     """Return all places where a photon may be detected, in the order of bases.
 
     Raises:
-        ConfigurationError: A detector tells bits by time bins, and the encoding has none; or it has, and the receiver
-            does not say where they are.
+        ConfigurationError: A detector tells bits by time bins, and the encoding has none; or they are a period apart.
     """
     receiver, encoding = setup.receiver, setup.source.encoding
     if "key" in receiver.meaning and encoding != "time-bin":
@@ -137,10 +136,10 @@ def outlets(setup: OpticalSetup) -> list[Outlet]:
             remedy='set source.encoding to "time-bin", or give detectors key0 and key1',
         )
     late = receiver.bin_separation_ps if encoding == "time-bin" else 0.0
-    if encoding == "time-bin" and not 0 < late < setup.source.period_ps:
+    if late >= setup.source.period_ps:
         raise ConfigurationError(
             f"receiver.bin_separation_ps is {late:g}: both bins of time-bin encoding must lie in a period",
-            remedy=f"give it between 0 and {setup.source.period_ps} ps, such as {setup.source.period_ps // 2}",
+            remedy=f"give it below {setup.source.period_ps} ps, such as {setup.source.period_ps // 2}",
         )
     found: list[Outlet] = []
     for basis, probability in enumerate(_basis_probabilities(receiver.key_basis_probability, receiver_bases(setup))):

@@ -124,18 +124,36 @@ def dump_setup(setup: OpticalSetup, head: str = "") -> str:
 
 def _parse(data: bytes, what: str) -> OpticalSetup:
     try:
-        return OpticalSetup.model_validate(tomllib.loads(data.decode("utf-8")))
-    except ValidationError as error:
-        raise ConfigurationError(f"{what}: {what_is_wrong(error)}", remedy=_REMEDY) from error
+        values = tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{what} is not TOML: {error}", remedy=_REMEDY) from error
+    return link_of(values, what, _REMEDY)
 
 
-def what_is_wrong(error: ValidationError) -> str:
-    """Return which field of a setup is wrong first, and how."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {_said(first)}" if where else _said(first)
+def link_of(values: Mapping[str, Any], what: str, remedy: str) -> OpticalSetup:
+    """Return the link that somebody wrote.
+
+    Args:
+        values: Its fields.
+        what: What error messages begin with.
+        remedy: What they end with.
+
+    Raises:
+        ConfigurationError: A field is wrong; or bits are sent in time bins that the receiver does not tell apart.
+    """
+    try:
+        setup = OpticalSetup.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigurationError(f"{what}: {where + ': ' if where else ''}{_said(first)}", remedy=remedy) from error
+    for end, receiver in (("receiver", setup.receiver), ("sender_receiver", setup.sender_receiver)):
+        if receiver is not None and setup.source.encoding == "time-bin" and not receiver.bin_separation_ps:
+            raise ConfigurationError(
+                f"{what}: {end}.bin_separation_ps is 0, and time-bin encoding needs two bins",
+                remedy=f"give it below the period, such as {setup.source.period_ps // 2}",
+            )
+    return setup
 
 
 def _said(error: ErrorDetails) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tomllib
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from qkdhw.errors import ConfigurationError
-from qkdhw_emulators.optics.presets import TABLES, what_is_wrong
+from qkdhw_emulators.optics.presets import TABLES, link_of
 from qkdhw_emulators.optics.setup import OpticalSetup
 
 
@@ -31,12 +31,7 @@ def changed_setup(setup: OpticalSetup, changes: list[str]) -> OpticalSetup:
                 f"--set {change!r} is not PART.FIELD=VALUE", remedy="For example --set channel.length_km=20"
             )
         _put(fields, names, _value(text.strip()), change, OpticalSetup)
-    try:
-        return OpticalSetup.model_validate(fields)
-    except ValidationError as error:
-        raise ConfigurationError(
-            f"--set {' '.join(changes)}: {what_is_wrong(error)}", remedy="Fields: docs/reference/optical-presets.md"
-        ) from error
+    return link_of(fields, f"--set {' '.join(changes)}", "Fields: docs/reference/optical-presets.md")
 
 
 def _value(text: str) -> Any:

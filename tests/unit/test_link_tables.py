@@ -125,8 +125,7 @@ def test_independent_errors_multiply_and_extinction_is_of_the_key_basis():
 )
 def test_a_rotation_of_the_channel_makes_errors_in_the_bases_that_it_turns(encoding, axis, key_turns, test_turns):
     angle = 0.4
-    setup = link(source={"encoding": encoding}, misalignment=(0.01, 0.01, 0.0), bin_separation_ps=500)
-    tables = build_tables(setup, about(axis, angle))
+    tables = build_tables(link(source={"encoding": encoding}, misalignment=(0.01, 0.01, 0.0)), about(axis, angle))
     turned, still = (1 - 0.98 * math.cos(angle)) / 2, 0.01
     for bit in (0, 1):
         assert error(tables, KEY0 + bit, bit, (0, 1)) == pytest.approx(turned if key_turns else still, rel=1e-12)

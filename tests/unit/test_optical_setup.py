@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.expected import expected_counts, expected_gain_and_qber
 from qkdhw_emulators.optics.link_tables import build_tables
-from qkdhw_emulators.optics.presets import load_setup
+from qkdhw_emulators.optics.presets import dump_setup, load_setup
 from qkdhw_emulators.optics.schedule import Schedule
 from qkdhw_emulators.optics.setup import OpticalSetup, Source
 from qkdhw_emulators.optics.simulation import LinkSimulation
@@ -110,7 +111,7 @@ def test_a_monitor_of_one_port_or_none_is_not_refused(preset: str, changes: tupl
             ("source.kind=single-photon", "source.intensities=[]"),
             "single_photon_probability is 0, which means no light",
         ),
-        (("source.encoding=time-bin",), "receiver.bin_separation_ps is 0: both bins of time-bin encoding must lie in"),
+        (("source.encoding=time-bin",), "receiver.bin_separation_ps is 0, and time-bin encoding needs two bins"),
         (("source.encoding=time-bin", "receiver.bin_separation_ps=10000"), "bin_separation_ps is 10000: both bins"),
     ],
 )
@@ -119,6 +120,14 @@ def test_a_link_that_cannot_work_is_refused_before_it_runs(changes: tuple[str, .
         LinkSimulation(changed("lim-2014", *changes), seed=1)
     assert said in str(caught.value)
     assert caught.value.remedy.startswith("give it ")
+
+
+def test_a_file_with_time_bins_that_no_receiver_tells_apart_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "link.toml"
+    text = dump_setup(load_setup("rusca-2018"))
+    file.write_text(text.replace("[source]", '[source]\nencoding = "time-bin"'))
+    with pytest.raises(ConfigurationError, match=r"link\.toml: receiver\.bin_separation_ps is 0"):
+        load_setup(file)
 
 
 def test_two_photons_alone_are_light() -> None:
