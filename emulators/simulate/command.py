@@ -180,8 +180,9 @@ def _run(options: RunOptions, name: str, out: Path | None, *, plots: bool) -> di
             stack.callback(signal.signal, number, signal.signal(number, told.end))
         folder = None if out is None else stack.enter_context(whole_folder(out))
         told.waits_for_cell = True
-        with LinkRun(options, folder) as run:
-            stack.enter_context(_interruptible(run, out))
+        run = LinkRun(options, folder)
+        stack.enter_context(_interruptible(run, out))
+        with run:
             observed = _followed(run, name, told)
         told.waits_for_cell = False
         told.look()
