@@ -28,6 +28,7 @@ from qkdhw_emulators.optics.setup import BASES, PS_PER_S, Detector, Gate, Receiv
 
 EARLY_PS = 10_000_000
 SAFE_SIGMAS = 10
+SAFE_TAILS = 40  # constants of an exponential
 # A step back that is less than this puts the few clicks within it on one tick, and does not count as one.
 LEAST_SET_BACK_PS = 1000.0
 MOST_EARLY_NOISE = 20_000_000
@@ -127,8 +128,7 @@ class Detection:
             for i, d in enumerate(receiver.detectors)
         ]
         skew_ps = [*tagger_setup.skew_ps, *[0.0] * len(self._chains)][: len(self._chains)]
-        jitter_ps = max(math.hypot(d.jitter_ps, tagger_setup.noise_ps) for d in receiver.detectors)
-        self._hold_ps = EARLY_PS + SAFE_SIGMAS * jitter_ps + max(0.0, -min(skew_ps))
+        self._hold_ps = EARLY_PS + safe_jitter_ps(receiver, tagger_setup) + max(0.0, -min(skew_ps))
         self._tagger = tagger.Tagger(
             self._stream(TAGGER_STREAM),
             skew_ps,
@@ -324,6 +324,18 @@ class _Pending:
 
 
 _NOTHING = _Pending(np.empty(0), np.empty(0, np.uint8), np.empty(0, np.uint8))
+
+
+def safe_jitter_ps(receiver: Receiver, tagger_setup: Tagger) -> float:
+    """Return how far jitter and noise move a click either way, the exponential tail of jitter left aside."""
+    return SAFE_SIGMAS * max(math.hypot(d.jitter_ps, tagger_setup.noise_ps) for d in receiver.detectors)
+
+
+def latest_ps(receiver: Receiver, tagger_setup: Tagger) -> float:
+    """Return how long after its light an event may be given, cells left aside."""
+    skew_ps = (0.0, *tagger_setup.skew_ps)
+    tail_ps = SAFE_TAILS * max(d.jitter_tail_ps for d in receiver.detectors)
+    return 2 * (EARLY_PS + safe_jitter_ps(receiver, tagger_setup)) + max(skew_ps) - min(skew_ps) + tail_ps
 
 
 def build_chain(

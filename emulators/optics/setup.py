@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 PS_PER_S = 1_000_000_000_000
 PROBABILITY_STEPS = 65536
 N_BASES_MAX = 3
+MOST_CHILDREN = 0.9  # afterpulses of a click, of which ten clicks come in the end
 
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
 Decibels = Annotated[float, Field(ge=0, le=300)]
@@ -173,7 +174,7 @@ class Afterpulse(Part):
     """
 
     probability: float = Field(ge=0, lt=1)
-    tau_ns: float = Field(gt=0, le=1e9)
+    tau_ns: float = Field(ge=1e-3, le=1e9)
 
 
 class AfterpulsePowerLaw(Part):
@@ -183,13 +184,19 @@ class AfterpulsePowerLaw(Part):
         probability: Mean number of children of a click, as in `Afterpulse`.
         exponent: About 1 for InGaAs.
         from_ns: Shortest waiting time.
-        to_ns: Longest waiting time.
+        to_ns: Longest waiting time, above `from_ns`.
     """
 
     probability: float = Field(ge=0, lt=1)
     exponent: float = Field(default=1.0, ge=0, le=3)
-    from_ns: float = Field(default=10.0, gt=0, le=1e9)
-    to_ns: float = Field(default=100_000.0, gt=0, le=1e9)
+    from_ns: float = Field(default=10.0, ge=1e-3, le=1e9)
+    to_ns: float = Field(default=100_000.0, ge=1e-3, le=1e9)
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.from_ns >= self.to_ns:
+            raise ValueError(f"to_ns: {self.to_ns:g} is not above from_ns, {self.from_ns:g}")
+        return self
 
 
 class Detector(Part):
@@ -202,7 +209,7 @@ class Detector(Part):
         dead_time_kind: Whether an event in the dead time prolongs it.
         recovery_ns: Time constant with which the efficiency comes back after the dead time; 0: at once.
         afterpulses: Exponential components; a cascade: afterpulses have afterpulses.
-        afterpulse_power_law: In place of components.
+        afterpulse_power_law: In place of components. Either way a click has at most 0.9 children.
         jitter_ps: Standard deviation of the Gaussian part of the jitter.
         jitter_tail_weight: Share of clicks with an exponential delay on top.
         jitter_tail_ps: Constant of that delay.
@@ -233,8 +240,10 @@ class Detector(Part):
     def _consistent(self) -> Self:
         if self.afterpulses and self.afterpulse_power_law:
             raise ValueError("afterpulses and afterpulse_power_law: give one of them")
-        if self.afterpulse_probability >= 1:
-            raise ValueError("afterpulses: a click must have less than one child on average")
+        if self.afterpulse_probability > MOST_CHILDREN:
+            raise ValueError(
+                f"afterpulses: {self.afterpulse_probability:g} children of a click, at most {MOST_CHILDREN}"
+            )
         return self
 
 

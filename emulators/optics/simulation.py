@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.attack import Attack, DetectorCondition, LinkCondition
 from qkdhw_emulators.optics.attacks import baseline_monitors
-from qkdhw_emulators.optics.detection import EARLY_PS, DetectedEvents, Detection
+from qkdhw_emulators.optics.detection import DetectedEvents, Detection, latest_ps
 from qkdhw_emulators.optics.drift import Drift
 from qkdhw_emulators.optics.light_stage import (
     MAX_CELL_PULSES,
@@ -146,7 +146,8 @@ class LinkSimulation:
         self._planned_for: tuple[int, ...] | None = None
         self._latest = self._detected_with = _Plan(setup, self._stage(setup, np.eye(3), ()), self._clean())
         # an event may come out some cells after its light
-        self._origins: deque[NDArray[np.int64]] = deque(maxlen=3 * EARLY_PS // self.cell_ps + 3)
+        n_kept = int(latest_ps(setup.receiver, setup.tagger) // self.cell_ps) + 3
+        self._origins: deque[NDArray[np.int64]] = deque(maxlen=n_kept)
         self._first_origin = 0
         self._planned = self._made = 0
         self._ahead: deque[tuple[_Plan, Future[tuple[Arrivals | None, Arrivals]]]] = deque()

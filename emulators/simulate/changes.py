@@ -65,7 +65,7 @@ def _put(fields: Any, names: list[str], value: Any, change: str, table: type[Bas
             remedy=f"write --set {of}=VALUE",
         )
     known = range(len(fields)) if is_list else table.model_fields if table else fields
-    key: Any = int(name) if is_list and name.isdecimal() else name
+    key: Any = int(name) if is_list and name.isdecimal() and len(name) < 10 else name
     if key not in known:
         there = ", ".join(map(str, known)) or "nothing, it is empty"
         raise ConfigurationError(f"--set {change!r}: there is no {name!r}", remedy=f"There is: {there}")

@@ -6,6 +6,7 @@ time of the sender's; a window about each pulse's arrival (time bins: about each
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from qkdhw_emulators.optics.attack import Attack, DetectorCondition, LinkCondition
 from qkdhw_emulators.optics.attacks import baseline_monitors
-from qkdhw_emulators.optics.detection import OSCILLATOR_STREAM, DetectedEvents
+from qkdhw_emulators.optics.detection import OSCILLATOR_STREAM, DetectedEvents, latest_ps
 from qkdhw_emulators.optics.light_stage import Arrivals, Purpose, stream
 from qkdhw_emulators.optics.receiver_oscillator import Reading, ReceiverOscillator
 from qkdhw_emulators.optics.schedule import Schedule
@@ -78,21 +79,23 @@ class EndClock:
         self._delay_ps = np.array([d.delay_ps for d in receiver.detectors])
         self._cell_ps, self._cells = cell_ps, 0
         self._latest: Reading | None = None
-        self._before = Arrivals.empty()
-        self._lit = 0
+        n_kept = int(latest_ps(receiver, tagger) // cell_ps) + 3
+        self._origins: deque[NDArray[np.int64]] = deque(maxlen=n_kept)
+        self._first_kept = 0
 
     def origins(self, events: DetectedEvents, light: Arrivals) -> NDArray[np.int64]:
         """Return the number of the pulse (or pair) whose light made each event, -1 for noise; truth.
 
         Once for each cell, in order.
         """
-        known = np.concatenate((self._before.origin, light.origin))
-        index = events.arrival - (self._lit - len(self._before.origin))
-        made = (events.arrival >= 0) & (index >= 0)
+        if len(self._origins) == self._origins.maxlen:
+            self._first_kept += len(self._origins[0])
+        self._origins.append(light.origin)
+        known = np.concatenate(tuple(self._origins))
+        index = events.arrival - self._first_kept
+        made = events.arrival >= 0
         found = np.full(len(index), NO_PULSE, np.int64)
         found[made] = known[index[made]]
-        self._before = light
-        self._lit += len(light.time_ps)
         return found
 
     def times_ps(self, events: DetectedEvents, condition: LinkCondition) -> NDArray[np.float64]:

@@ -103,7 +103,7 @@ def _ratio(some: float, of: float) -> tuple[float | None, float | None]:
 
 def _attack(attack: Attack, observed: Observed) -> dict[str, Any]:
     """Return an attack's fields, and whether any cell began while it was on."""
-    first = math.ceil(attack.from_s / observed.cell_s - 1e-9)
+    first = math.ceil(min(attack.from_s / observed.cell_s - 1e-9, observed.cells))
     began = first < observed.cells and attack.is_on(max(first * observed.cell_s, attack.from_s))
     return {"name": attack.name} | attack.model_dump() | {"began": began}
 

@@ -25,6 +25,8 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
 
 
 def _print_run(report: Mapping[str, Any], console: Console) -> None:
+    from qkdhw.cli.console import plain  # which loads this command
+
     bob = report["events"]["bob"]
     lines = [
         f"{report['title'] or report['link']}: {report['duration_s']:.6g} s, "
@@ -40,7 +42,7 @@ def _print_run(report: Mapping[str, Any], console: Console) -> None:
         if not attack["began"]:
             lines += [f"WARNING: {attack['name']} never began: no cell of this run began in its time"]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(plain(line), highlight=False, soft_wrap=True)
 
 
 def _print_bases(report: Mapping[str, Any], console: Console) -> None:

@@ -162,6 +162,24 @@ def test_attacks_are_told_with_their_times_and_whether_they_began():
     assert [a["began"] for a in simulate_json(PULSED, "--duration", 0.04, *given)["attacks"]] == [False]
 
 
+def test_an_attack_at_the_end_of_all_times_never_begins():
+    said = simulate(PULSED, "--duration", 0.01, "--attack", "fibre-cut:from_s=1e308")
+    assert "WARNING: fibre-cut never began" in said
+
+
+def test_a_title_moves_no_cursor(tmp_path):
+    file = tmp_path / "link.toml"
+    simulate(PULSED, "--write-preset", file)
+    lines = [
+        'title = "\\u001b[2J\\u0007 [red]evil"' if line.startswith("title = ") else line
+        for line in file.read_text().splitlines()
+    ]
+    file.write_text("\n".join(lines))
+    said = simulate(file, "--duration", 0.01)
+    assert "\x1b[2J" not in said
+    assert r"\x1b[2J\x07 [red]evil" in said
+
+
 def test_monitors_that_moved_are_a_table():
     quiet = simulate(PULSED, "--duration", 0.02)
     assert "monitor" not in quiet

@@ -7,10 +7,12 @@ from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics import light_stage
 from qkdhw_emulators.optics.attack import LinkCondition
 from qkdhw_emulators.optics.detection import EARLY_PS
+from qkdhw_emulators.optics.light_stage import Purpose
 from qkdhw_emulators.optics.link_tables import build_tables
 from qkdhw_emulators.optics.receiver_oscillator import ReceiverOscillator
 from qkdhw_emulators.optics.setup import Channel, Detector, Intensity, OpticalSetup, Receiver, Source, Tagger
 from qkdhw_emulators.optics.simulation import LinkSimulation
+from qkdhw_emulators.simulate.matching import EndClock
 
 PHOTON = 0
 
@@ -66,3 +68,21 @@ def test_a_clock_that_has_counted_too_many_ticks_says_so():
     assert oscillator.advance(1, LinkCondition([])).tick == cell_ps * 1000
     with pytest.raises(ConfigurationError, match=r"tick_fs: 1: after 9200 s .* 2\^62"):
         oscillator.advance(2, LinkCondition([]))
+
+
+@pytest.mark.parametrize("skew_ps", [(1e9, 0.0), (-1e9, 0.0), (1e9, -1e9)])
+def test_events_find_their_light_however_late_a_skew_makes_them(skew_ps):
+    setup = bright(100_000_000, 0.2)
+    setup = setup.model_copy(update={"tagger": Tagger(skew_ps=skew_ps, clock_offset_s=0.0)})
+    with LinkSimulation(setup, seed=1, cell_pulses=4096) as simulation:
+        clock = EndClock(setup.receiver, setup.tagger, simulation.cell_ps, 1, Purpose.BOB_DETECTION)
+        found = 0
+        for _ in range(200):
+            cell = simulation.next_cell()
+            photon = cell.bob.cause == PHOTON
+            assert (cell.bob_origin[photon] >= 0).all()
+            assert np.array_equal(clock.origins(cell.bob, cell.bob_light), cell.bob_origin)
+            lateness = cell.first_pulse - cell.bob_origin[photon]
+            assert lateness.max(initial=0) * setup.source.period_ps < 3e9
+            found += int(photon.sum())
+    assert found > 10_000

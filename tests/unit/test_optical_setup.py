@@ -215,3 +215,24 @@ def test_an_attack_with_an_unknown_field_is_answered_with_its_fields() -> None:
     assert caught.value.remedy == "did you mean fraction? fields: from_s, until_s, fraction, bases, error"
     with pytest.raises(ConfigurationError, match="fraction: Input should be less than or equal to 1, not 2"):
         Schedule.from_arguments(["intercept-resend:fraction=2"])
+
+
+# --- what cannot be simulated ------------------------------------------------------------------------------------------
+LAW = "receiver.detectors.afterpulse_power_law={{probability=0.5,exponent=1,from_ns={},to_ns={}}}"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("receiver.detectors.afterpulses=[{probability=0.91,tau_ns=30}]", "0.91 children of a click, at most 0.9"),
+        ("receiver.detectors.afterpulses=[{probability=0.1,tau_ns=1e-300}]", "tau_ns"),
+        (LAW.format(20, 5), "to_ns: 5 is not above from_ns, 20"),
+        (LAW.format(5, 5), "to_ns: 5 is not above from_ns, 5"),
+        (LAW.format(1e-300, 5), "from_ns"),
+        ("receiver.detectors.%s.efficiency=0.5" % ("9" * 5000), "there is no '999"),
+    ],
+)
+def test_afterpulses_without_end_and_numbers_without_end_are_refused(change: str, reason: str) -> None:
+    without = "receiver.detectors.afterpulses=[]"
+    with pytest.raises(ConfigurationError, match=reason):
+        changed("toshiba-t12-2013", without, change)
