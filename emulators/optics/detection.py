@@ -83,6 +83,12 @@ class DetectedEvents:
     arrival: NDArray[np.int64]
     end_ticks: int
 
+    def part(self, which: NDArray[np.bool_]) -> DetectedEvents:
+        """Return some of them."""
+        return DetectedEvents(
+            self.ticks[which], self.channel[which], self.cause[which], self.arrival[which], self.end_ticks
+        )
+
 
 class Detection:
     """Detectors and tagger of one end.

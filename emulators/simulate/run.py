@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from qkdhw.errors import ConfigurationError
 from qkdhw_emulators.optics.attack import LinkCondition
-from qkdhw_emulators.optics.detection import DetectedEvents
+from qkdhw_emulators.optics.detection import DetectedEvents, latest_ps
 from qkdhw_emulators.optics.expected import expected_counts
 from qkdhw_emulators.optics.light_stage import Arrivals, Purpose
 from qkdhw_emulators.optics.schedule import Schedule
@@ -118,14 +118,22 @@ class _End:
         self._clock = clock
         self._matcher = PulseMatcher(setup, receiver)
 
-    def take(self, first_pulse: int, events: DetectedEvents, light: Arrivals, condition: LinkCondition) -> Clicks:
-        """Write a cell's events, count those since the first pulse and say what they mean."""
+    def take(
+        self, cell: SimulatedCell, events: DetectedEvents, light: Arrivals, condition: LinkCondition, end_ps: float
+    ) -> Clicks:
+        """Write a cell's events before an end, count those since the first pulse and say what they mean."""
+        origins = self._clock.origins(events, light)
+        times_ps = self._clock.times_ps(events, condition)
+        if end_ps < math.inf:
+            kept = times_ps < end_ps
+            origins, times_ps, events = origins[kept], times_ps[kept], events.part(kept)
         if self.files.events is not None:
             self.files.events.write(events.ticks, events.channel)
         if self.files.truth is not None:
-            self.files.truth.write(pulse=self._clock.origins(events, light), cause=events.cause)
-        events = self.counts.add(events)
-        return self._matcher.match(first_pulse, self._clock.times_ps(events, condition), events.channel)
+            self.files.truth.write(pulse=origins, cause=events.cause)
+        counted = self.counts.add(events)
+        times_ps = times_ps[len(events.ticks) - len(counted.ticks) :]
+        return self._matcher.match(cell.first_pulse, times_ps, counted.channel)
 
 
 class _FreshPulses:
@@ -149,16 +157,16 @@ class _SenderRecord:
         self._simulation, self._table, self._full = simulation, table, full
         self._fresh = _FreshPulses()
 
-    def choices(self, cell: SimulatedCell, clicks: Clicks) -> NDArray[np.uint8]:
-        """Return the choice for each click, and write the cell's rows."""
+    def choices(self, cell: SimulatedCell, clicks: Clicks, *, ended: bool) -> NDArray[np.uint8]:
+        """Return the choice for each click, and write the cell's rows; if the run has ended, no pulses but these."""
         pulses = np.maximum(clicks.pulse, 0)
         choice = self._simulation.prepared_at(pulses)
-        if self._table is not None and self._full:
+        if self._table is not None and self._full and not ended:
             end = cell.first_pulse + cell.n_pulses
             for first in range(cell.first_pulse, end, CHUNK_PULSES):
                 n = min(CHUNK_PULSES, end - first)
                 self._write(self._table, np.arange(first, first + n), self._simulation.prepared(first, n))
-        elif self._table is not None:
+        elif self._table is not None and not self._full:
             rows, where = self._fresh.rows(clicks.pulse)
             self._write(self._table, rows, choice[where])
         return choice
@@ -203,6 +211,7 @@ class LinkRun:
             self._alice = self._end(setup.sender_receiver, setup.sender_tagger or Tagger(), Purpose.ALICE_DETECTION)
         self._prepared = None if setup.source.of_pairs else PulseCounts(setup)
         self._pairs = PairCounts(setup) if self._alice and not (self._alice.switches or self._bob.switches) else None
+        self._window_ps = setup.source.period_ps / 2 if self.simulation.cell_pulses else 0.0
         self._monitors: dict[str, tuple[float, float]] = {}
         self.cells = 0
         self._record: _SenderRecord | None = None
@@ -234,9 +243,11 @@ class LinkRun:
         """
         events = 0
         while self.cells < self.cells_wanted and (self.options.events is None or events < self.options.events):
-            events += self._take(self.simulation.next_cell())
+            events += self._take(self.simulation.next_cell(), math.inf)
             self.cells += 1
             follow(self.cells, events)
+        for late in range(self._late_cells()):
+            self._take(self.simulation.next_cell(), -late * self.simulation.cell_ps - self._window_ps)
         return Observed(
             cells=self.cells,
             cell_s=self.cell_s,
@@ -252,15 +263,23 @@ class LinkRun:
         clock = EndClock(receiver, tagger, self.simulation.cell_ps, self.options.seed, purpose)
         return _End(self.options.setup, receiver, tagger, clock)
 
-    def _take(self, cell: SimulatedCell) -> int:
-        """Count and write a cell, and return how many events the receiver had since the first pulse."""
-        bob = self._bob.take(cell.first_pulse, cell.bob, cell.bob_light, self._conditions.at(cell.begin_s))
+    def _late_cells(self) -> int:
+        """Return in how many cells after the last one its events may still come: a tagger gives them in order."""
+        setup = self.options.setup
+        ends = [(setup.receiver, setup.tagger)]
+        if setup.sender_receiver is not None:
+            ends.append((setup.sender_receiver, setup.sender_tagger or Tagger()))
+        return int(max(latest_ps(*end) for end in ends) // self.simulation.cell_ps) + 1
+
+    def _take(self, cell: SimulatedCell, end_ps: float) -> int:
+        """Count and write a cell up to an end, and return how many events the receiver had since the first pulse."""
+        bob = self._bob.take(cell, cell.bob, cell.bob_light, self._conditions.at(cell.begin_s), end_ps)
         if self._alice is not None and cell.alice is not None and cell.alice_light is not None:
-            alice = self._alice.take(cell.first_pulse, cell.alice, cell.alice_light, self._undisturbed)
+            alice = self._alice.take(cell, cell.alice, cell.alice_light, self._undisturbed, end_ps)
             if self._pairs is not None:
                 self._pairs.add(alice, bob)
         if self._prepared is not None and self._record is not None:
-            choice = self._record.choices(cell, bob)
+            choice = self._record.choices(cell, bob, ended=end_ps < math.inf)
             switched = np.zeros(len(choice), np.uint8)
             if (bob.basis == SWITCHED).any():
                 switched = self.simulation.measured_at(np.maximum(bob.pulse, 0))
@@ -269,7 +288,7 @@ class LinkRun:
                 rows, where = self._measured.rows(bob.pulse)
                 none = np.zeros(len(rows), np.uint8)
                 self._bases.write(pulse=rows, intensity=none, basis=switched[where], bit=none)
-        for name, value in cell.monitors.items():
+        for name, value in cell.monitors.items() if end_ps == math.inf else ():
             low, high = self._monitors.get(name, (value, value))
             self._monitors[name] = min(low, value), max(high, value)
         return len(bob.channel)

@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
@@ -160,6 +161,20 @@ def test_attacks_are_told_with_their_times_and_whether_they_began():
     assert "WARNING: intercept-resend never began" in simulate(PULSED, "--duration", 0.04, *given)
     assert [a["began"] for a in simulate_json(PULSED, "--duration", 0.1, *given)["attacks"]] == [True]
     assert [a["began"] for a in simulate_json(PULSED, "--duration", 0.04, *given)["attacks"]] == [False]
+
+
+def test_a_short_run_has_the_events_of_its_last_microseconds(tmp_path):
+    """A tagger gives events in order, and so some time after their light: 10 us of 200 are a twentieth."""
+    bright = ["--set", "channel.length_km=0", "--set", "source.pulse_rate_hz=1000000000"]
+    bright += ["--set", "receiver.detectors.efficiency=0.5", "--set", "receiver.detectors.dead_time_ns=0"]
+    report = simulate_json("lim-2014", "--duration", 0.0002, *bright, "--record", "full", "--out", tmp_path / "run")
+    assert report["duration_s"] < 0.0005
+    key = report["bases"][0]
+    expected = key["pulses"] * key["expected_gain"]
+    assert abs(key["detections"] - expected) < 4 * expected**0.5
+    assert key["detections"] - 0.95 * expected > 4 * expected**0.5
+    record = pyarrow.parquet.read_table(tmp_path / "run" / "alice.record.parquet")
+    assert record.column("pulse").to_numpy().tolist() == list(range(report["pulses"]))
 
 
 def test_an_attack_at_the_end_of_all_times_never_begins():
