@@ -56,6 +56,7 @@ class SimulatedCell:
         bob: What the receiver's tagger wrote.
         alice: What the sender's tagger wrote, if the source makes pairs.
         monitors: Readings of the monitors.
+        condition: Truth: what attackers and faults do to the receiver.
         bob_light: Truth: the light at the receiver's detectors.
         alice_light: Truth: the same at the sender's, if the source makes pairs.
     """
@@ -67,6 +68,7 @@ class SimulatedCell:
     bob: DetectedEvents
     alice: DetectedEvents | None
     monitors: dict[str, float]
+    condition: LinkCondition
     bob_light: Arrivals
     alice_light: Arrivals | None
     _known: tuple[NDArray[np.int64], ...]
@@ -210,6 +212,7 @@ class LinkSimulation:
             bob=bob,
             alice=alice,
             monitors=dict(condition.monitors),
+            condition=condition,
             bob_light=bob_light,
             alice_light=alice_light,
             _known=tuple(self._origins),

@@ -12,47 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qkdhw_emulators.optics.attack import Attack, DetectorCondition, LinkCondition
-from qkdhw_emulators.optics.attacks import baseline_monitors
+from qkdhw_emulators.optics.attack import LinkCondition
 from qkdhw_emulators.optics.detection import OSCILLATOR_STREAM, DetectedEvents, latest_ps
 from qkdhw_emulators.optics.light_stage import Arrivals, Purpose, stream
 from qkdhw_emulators.optics.receiver_oscillator import Reading, ReceiverOscillator
-from qkdhw_emulators.optics.schedule import Schedule
 from qkdhw_emulators.optics.setup import BASES, OpticalSetup, Receiver, Tagger
 
 NO_PULSE = -1
-
-
-class KnownConditions:
-    """What changes the receiver's clock and the travel time in each cell: attacks, faults and temperature.
-
-    Args:
-        setup: The link without attacks.
-        schedule: Its attacks and faults.
-    """
-
-    def __init__(self, setup: OpticalSetup, schedule: Schedule | None = None) -> None:
-        self._setup, self._schedule = setup, schedule or Schedule()
-        self._active: tuple[Attack, ...] | None = None
-        self._latest = _clean(setup)
-
-    def at(self, now_s: float) -> LinkCondition:
-        """Return the condition of a cell that begins now."""
-        active = self._schedule.active(now_s)
-        thermal = self._setup.channel.temperature_swing_k > 0
-        if active != self._active or thermal or any(attack.varies for attack in active):
-            self._active, self._latest = active, _clean(self._setup)
-            self._latest.delay_ps, self._latest.delay_ps_per_s = self._setup.channel.thermal_delay(now_s)
-            changed = self._setup
-            for attack in active:
-                changed = attack.change_setup(changed, now_s - attack.from_s)
-            for attack in active:
-                attack.change_condition(self._latest, changed, now_s - attack.from_s)
-        return self._latest
-
-
-def _clean(setup: OpticalSetup) -> LinkCondition:
-    return LinkCondition([DetectorCondition() for _ in setup.receiver.detectors], monitors=baseline_monitors(setup))
 
 
 class EndClock:

@@ -22,7 +22,7 @@ from qkdhw_emulators.optics.light_stage import Arrivals, Purpose
 from qkdhw_emulators.optics.schedule import Schedule
 from qkdhw_emulators.optics.setup import PS_PER_S, OpticalSetup, Receiver, Tagger
 from qkdhw_emulators.optics.simulation import LinkSimulation, SimulatedCell
-from qkdhw_emulators.simulate.matching import SWITCHED, Clicks, EndClock, KnownConditions, PulseMatcher
+from qkdhw_emulators.simulate.matching import SWITCHED, Clicks, EndClock, PulseMatcher
 from qkdhw_emulators.simulate.observation import EndCounts, PairCounts, PulseCounts
 from qkdhw_emulators.simulate.writers import EventSink, TableSink, check_format, file_ending
 
@@ -203,7 +203,6 @@ class LinkRun:
         self.cell_s = self.simulation.cell_s
         longest_s = LONGEST_WAIT_S if options.duration_s is None else options.duration_s
         self.cells_wanted = math.ceil(longest_s / self.cell_s - 1e-9)
-        self._conditions = KnownConditions(setup, options.schedule)
         self._undisturbed = LinkCondition([])
         self._bob = self._end(setup.receiver, setup.tagger, Purpose.BOB_DETECTION)
         self._alice: _End | None = None
@@ -273,7 +272,7 @@ class LinkRun:
 
     def _take(self, cell: SimulatedCell, end_ps: float) -> int:
         """Count and write a cell up to an end, and return how many events the receiver had since the first pulse."""
-        bob = self._bob.take(cell, cell.bob, cell.bob_light, self._conditions.at(cell.begin_s), end_ps)
+        bob = self._bob.take(cell, cell.bob, cell.bob_light, cell.condition, end_ps)
         if self._alice is not None and cell.alice is not None and cell.alice_light is not None:
             alice = self._alice.take(cell, cell.alice, cell.alice_light, self._undisturbed, end_ps)
             if self._pairs is not None:

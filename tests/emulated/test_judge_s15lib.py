@@ -14,6 +14,7 @@ from qkdhw_emulators.units.sfifteen_tdc1 import EmulatedSFifteenTdc1
 from qkdhw_emulators.world import World
 
 RATE_HZ = 1e5
+PATIENCE_S = 1.0  # the library waits 0.1 s for an answer, which a busy machine may not keep
 STEP_NS = 2**28 / round(RATE_HZ * 2**28 * 1e-9)
 
 
@@ -25,6 +26,7 @@ def counter(signal_rate_hz=RATE_HZ):
     world.set_condition("signal_rate_hz", signal_rate_hz)
     with serve_unit(unit, world) as served, contextlib.redirect_stdout(io.StringIO()):
         judge = fpga.TimestampTDC1(served.url.removeprefix("serial://"))
+        judge._com.timeout = PATIENCE_S
         try:
             yield judge, world
         finally:
