@@ -18,7 +18,7 @@ CELL_DETECTIONS = 32_768
 LEAST_CELL_PS = 4 * EARLY_PS  # events come that much later than the cell that they are of
 MOST_ARRIVALS = 1 << 26  # in a cell
 MAX_CELL_PS = 10_000_000_000
-MAX_CELL_PULSES = 1 << 30
+MAX_CELL_PULSES = (1 << 31) - 1
 MAX_ROOM = 1 << 20  # arrivals that a cell has room for at first
 
 

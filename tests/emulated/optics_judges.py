@@ -117,6 +117,11 @@ def count(setup: OpticalSetup, n_events: float, *, seed: int, cell_pulses: int |
     return Counted(clicks.reshape(*shape, 2), doubles.reshape(shape), last - SETTLED_PULSES)
 
 
+def together(parts: list[Counted]) -> Counted:
+    """Put several runs of a link together."""
+    return Counted(sum(p.clicks for p in parts), sum(p.doubles for p in parts), sum(p.n_pulses for p in parts))
+
+
 def _outcome(setup: OpticalSetup, time_ps: NDArray[np.float64], channel: NDArray[np.int64]) -> tuple[NDArray, ...]:
     """Return pulse, basis (-1: what the switch says) and bit of clicks; bit -1 tells nothing."""
     meaning, period_ps = setup.receiver.meaning, setup.source.period_ps
