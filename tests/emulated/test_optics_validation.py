@@ -21,7 +21,12 @@ EVENTS = 1e7
 # At 18 events a second ten million are a week of the link, in which a double does not hold picoseconds: a day at a time.
 RUNS = {"geneva-2018-404km": 40}
 # Links of few events a pulse: longer cells are less work for the same light.
-CELL_PULSES = {"geneva-2018": 1 << 28, "geneva-2018-404km": (1 << 31) - 1, "idq-clavis": 1 << 20, "idq-cow-2015": 1 << 22}
+CELL_PULSES = {
+    "geneva-2018": 1 << 28,
+    "geneva-2018-404km": (1 << 31) - 1,
+    "idq-clavis": 1 << 20,
+    "idq-cow-2015": 1 << 22,
+}
 
 # Factors on what a preset has. All: efficiency by 1.03; where it shows: the others.
 CANARIES = {
@@ -58,7 +63,9 @@ def wrong(setup, what, factor):
 def test_counts_of_a_preset_are_as_expected_in_every_cell(name):
     setup = load_setup(name)
     runs = RUNS.get(name, 1)
-    counted = together([count(setup, EVENTS / runs, seed=1 + k, cell_pulses=CELL_PULSES.get(name)) for k in range(runs)])
+    counted = together(
+        [count(setup, EVENTS / runs, seed=1 + k, cell_pulses=CELL_PULSES.get(name)) for k in range(runs)]
+    )
     assert counted.clicks.sum() > 0.95 * EVENTS
     assert p_of_counts(counted, setup) > LEAST_P
     for what, factor in {"efficiency": 1.03, **CANARIES[name]}.items():

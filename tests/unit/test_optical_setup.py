@@ -157,8 +157,8 @@ def test_the_rule_of_intensities_is_where_one_looks_for_it() -> None:
         ({"seed": -1}, "seed is -1", "a whole number from 0"),
         ({"run": None}, "run is None", "a whole number from 0"),
         ({"threads": 65}, "threads is 65", "a whole number from 1 to 64"),
-        ({"cell_pulses": "many"}, "cell_pulses is 'many'", "a whole number from 1 to 1073741824"),
-        ({"cell_pulses": 0}, "cell_pulses is 0", "a whole number from 1 to 1073741824"),
+        ({"cell_pulses": "many"}, "cell_pulses is 'many'", "a whole number from 1 to 2147483647"),
+        ({"cell_pulses": 0}, "cell_pulses is 0", "a whole number from 1 to 2147483647"),
         ({"schedule": ["fibre-cut"]}, "schedule is ['fibre-cut'], not a Schedule", "Schedule.from_arguments"),
     ],
 )
