@@ -165,7 +165,7 @@ def _gone(store: SqliteKeyStore, link: str, own_blocks: list[BlockRecord]) -> li
         if record.link == link and record.block_id >= first_block and record.receiver.startswith(HSM_RECEIVER)
     ]
     burnt = [record.key_id for record in store.records(state=KeyState.BURNT) if record.link == link]
-    return (burnt + handed_over)[-RECENT_GONE:]
+    return burnt[-RECENT_GONE:] + handed_over[-RECENT_GONE:]
 
 
 def _check_hello(answer: Message, config: SiteConfig) -> None:

@@ -227,6 +227,19 @@ def test_keys_handed_over_long_ago_are_not_told(sites: tuple[Site, Site]) -> Non
     assert states == [KeyState.READY, KeyState.BURNT]
 
 
+def test_many_keys_in_the_token_do_not_hide_a_burnt_one(sites: tuple[Site, Site], monkeypatch: Any) -> None:
+    monkeypatch.setattr("qkdhw.link.peer.RECENT_GONE", 5)
+    for site in sites:
+        put_block(site.store, 1, KeyState.READY, n_keys=8)
+        taken = [key_id(1, index) for index in range(1, 8)]
+        site.store.reserve(receiver="pkcs11:qkd", key_ids=taken)
+        for one in taken:
+            site.store.take(one, receiver="pkcs11:qkd").close()
+    sites[0].store.burn([key_id(1, 0)], reason="test")
+    meet(*sites)
+    assert [site.store.record(key_id(1, 0)).state for site in sites] == [KeyState.BURNT] * 2
+
+
 # --- the session ----------------------------------------------------------------------------------------------------
 def test_sessions_never_repeat_and_block_numbers_go_on(sites: tuple[Site, Site]) -> None:
     transmitter, receiver = sites
