@@ -11,7 +11,7 @@ import operator
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -185,19 +185,22 @@ class LinkSimulation:
         """Return the bases in which a receiver that switches measures these pulses; 0 for one with a splitter."""
         return self._pulses().measured(pulses, len(pulses))
 
-    def next_cell(self, *, lit: bool = True) -> SimulatedCell:
+    def next_cell(self, *, lit: bool = True, after: SimulatedCell | None = None) -> SimulatedCell:
         """Make the next cell.
 
         Args:
             lit: Whether any of the sender's light gets to the detectors; False is for a simulation of one thread.
+            after: The last cell of a run whose late events are all that is wanted: nothing begins or ends after it.
         """
         plan, (alice_light, bob_light) = self._next_light(lit)
+        if after is not None:
+            plan = replace(plan, setup=self._detected_with.setup, condition=after.condition)
         cell, condition = self._made, plan.condition
         self._made += 1
         alice = None
         if self._alice is not None and alice_light is not None:
             alice = self._alice.register(cell, alice_light, self._clean(self.setup.sender_receiver))
-        if plan is not self._detected_with:
+        if plan is not self._detected_with and after is None:
             self._bob.set_noise(plan.setup.receiver, plan.setup.channel.background_rate_hz)
             self._detected_with = plan
         bob = self._bob.register(cell, bob_light, condition)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkdhw_emulators.optics.attack import LinkCondition
-from qkdhw_emulators.optics.detection import OSCILLATOR_STREAM, DetectedEvents, latest_ps
+from qkdhw_emulators.optics.detection import EARLY_PS, OSCILLATOR_STREAM, DetectedEvents, latest_ps
 from qkdhw_emulators.optics.light_stage import Arrivals, Purpose, stream
 from qkdhw_emulators.optics.receiver_oscillator import Reading, ReceiverOscillator
 from qkdhw_emulators.optics.setup import BASES, OpticalSetup, Receiver, Tagger
@@ -75,7 +75,7 @@ class EndClock:
         self._cells += 1
         times = self._since(now, events)
         if self._latest is not None:
-            earlier = events.ticks < now.tick
+            earlier = times < -EARLY_PS  # what comes after that is detected, and registered, in this cell
             falls = np.flatnonzero(np.diff(events.ticks) < 0)  # the clock was set back
             if len(falls):
                 earlier[: falls[-1] + 1] = True

@@ -51,7 +51,8 @@ def expected_pulses(setup: OpticalSetup, basis: int) -> PulsedPairs | None:
 def expected_pulsed_singles(setup: OpticalSetup, receiver: Receiver) -> list[ExpectedClicks] | None:
     """Return the clicks of each detector of one end, or None where the closed form does not hold.
 
-    Each has a thermal mode of every pulse. It holds for free-running detectors without afterpulses behind a splitter.
+    Each has a thermal mode of every pulse, and what goes astray of the other. It holds for free-running detectors
+    without afterpulses behind a splitter.
     """
     free = not receiver.gate.width_ps and receiver.basis_choice == "passive" and setup.source.encoding != "time-bin"
     if not free or any(d.afterpulse_probability or d.latches_above_hz for d in receiver.detectors):
@@ -66,7 +67,9 @@ def _clicks(setup: OpticalSetup, receiver: Receiver, index: int) -> ExpectedClic
     """
     detector, period_ps = receiver.detectors[index], setup.source.period_ps
     noise = noise_hz(setup, receiver, index) * period_ps / PS_PER_S
-    light = 1 - 1 / (1 + 2 * chance_of_click(setup, receiver, index) * setup.source.mean_pairs)
+    mean = 2 * chance_of_click(setup, receiver, index) * setup.source.mean_pairs
+    wrong = receiver.misalignment[BASES.index(receiver.meaning[index].rstrip("01"))]
+    light = 1 - 1 / ((1 + mean * (1 - wrong)) * (1 + mean * wrong))
     dead_ps = 1000 * (detector.dead_time_ns + detector.recovery_ns)
     if not dead_ps:
         clicks = light + noise
@@ -75,7 +78,9 @@ def _clicks(setup: OpticalSetup, receiver: Receiver, index: int) -> ExpectedClic
     at_bob = receiver is setup.receiver
     sigma_ps = math.sqrt(2) * (arrival_sigma_ps(setup) if at_bob else sigma_of_fwhm(setup.source.pulse_fwhm_ps))
     last = round(dead_ps / period_ps)
-    blind = last - 1 + gaussian_inside(-math.inf, dead_ps - last * period_ps, sigma_ps) if last else 0.0
+    over_ps = dead_ps - last * period_ps
+    inside = gaussian_inside(-math.inf, over_ps, sigma_ps) if sigma_ps else float(over_ps > 0)
+    blind = last - 1 + inside if last else 0.0
     clicks = p * (1 - p) ** blind if detector.dead_time_kind == "paralysable" else p / (1 + blind * p)
     return ExpectedClicks(clicks * PS_PER_S / period_ps, pulsed_fano(p, blind, detector.dead_time_kind))
 

@@ -242,11 +242,12 @@ class LinkRun:
         """
         events = 0
         while self.cells < self.cells_wanted and (self.options.events is None or events < self.options.events):
-            events += self._take(self.simulation.next_cell(), math.inf)
+            cell = self.simulation.next_cell()
+            events += self._take(cell, math.inf)
             self.cells += 1
             follow(self.cells, events)
-        for late in range(self._late_cells()):
-            self._take(self.simulation.next_cell(), -late * self.simulation.cell_ps - self._window_ps)
+        for late in range(self._late_cells() if self.cells else 0):
+            self._take(self.simulation.next_cell(after=cell), -late * self.simulation.cell_ps - self._window_ps)
         return Observed(
             cells=self.cells,
             cell_s=self.cell_s,

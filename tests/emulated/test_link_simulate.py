@@ -20,8 +20,10 @@ from typer.testing import CliRunner
 from qkdhw.cli import app, main
 from qkdhw.formats import FORMATS, open_events
 from qkdhw.model import EventKind
+from qkdhw_emulators.optics.attacks.timing import ClockSteering
 from qkdhw_emulators.optics.light_stage import Purpose
 from qkdhw_emulators.optics.presets import load_setup, preset_names
+from qkdhw_emulators.optics.schedule import Schedule
 from qkdhw_emulators.optics.setup import OpticalSetup
 from qkdhw_emulators.optics.simulation import LinkSimulation
 from qkdhw_emulators.simulate import writers
@@ -373,6 +375,24 @@ def test_a_shell_completes_names(words, candidate):
 
 
 CLOCK = {"clock_ppm": 20.0, "clock_drift_ppm_per_s": 0.1, "clock_walk_ppm": 0.01, "skew_ps": (300.0, -250.0)}
+
+
+@pytest.mark.parametrize("step_ps", [-1e8, 1e8])
+def test_clicks_at_a_step_of_the_clock_are_matched_too(step_ps):
+    """The last 10 us before a step are registered after it."""
+    setup = load_setup("lim-2014")
+    steps = tuple(ClockSteering(step_ps=step_ps, ppm=0, from_s=0.02 * k, until_s=0.02 * k + 0.01) for k in range(1, 20))
+    n = 0
+    with LinkSimulation(setup, seed=3, schedule=Schedule(steps)) as simulation:
+        clock = EndClock(setup.receiver, setup.tagger, simulation.cell_ps, 3, Purpose.BOB_DETECTION)
+        for _ in range(int(0.42 / simulation.cell_s)):
+            cell = simulation.next_cell()
+            origin, times_ps = clock.origins(cell.bob, cell.bob_light), clock.times_ps(cell.bob, cell.condition)
+            lit = origin >= 0
+            late_ps = times_ps[lit] - (origin[lit] - cell.first_pulse) * setup.source.period_ps
+            assert np.abs(late_ps).max(initial=0.0) < 1e6
+            n += int(lit.sum())
+    assert n > 50_000
 
 
 @pytest.mark.parametrize("preset", [PULSED, "geneva-2018", "idq-clavis"])

@@ -177,6 +177,38 @@ def test_a_short_run_has_the_events_of_its_last_microseconds(tmp_path):
     assert record.column("pulse").to_numpy().tolist() == list(range(report["pulses"]))
 
 
+@pytest.mark.parametrize(
+    "attack", ["background-light:rate_hz=1e9,", "blinding-cw:", "clock-steering:step_ps=1e8,ppm=0,", "fibre-cut:"]
+)
+def test_an_attack_that_begins_where_a_run_ends_changes_nothing_of_it(attack):
+    """Events of its last microseconds are given in later cells."""
+    clean = simulate_json("lim-2014", "--pulses", 1_572_864)
+    assert clean["pulses"] == 1_572_864
+    attacked = simulate_json("lim-2014", "--pulses", 1_572_864, "--attack", f"{attack}from_s=0.01572864")
+    assert [a["began"] for a in attacked["attacks"]] == [False]
+    assert attacked["events"] == clean["events"]
+    assert attacked["bases"] == clean["bases"]
+
+
+PULSED_PAIRS = ["source.kind=pair-pulsed", "source.pair_rate_hz=0", "source.mean_pairs=1"]
+PULSED_PAIRS += [f"{end}.detectors.efficiency=0.8" for end in ("receiver", "sender_receiver")]
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "duration_s", "misalignment", "dead_time_ns"),
+    [(10_000_000, 0.2, "[0.1,0.1,0]", 0), (1_000_000_000, 0.0006, "[0,0,0]", 50)],
+)
+def test_singles_of_bright_pulsed_pairs_are_as_expected(rate_hz, duration_s, misalignment, dead_time_ns):
+    """Light astray mixes the two thermal modes; a detector is live again exactly a dead time after a click."""
+    changes = [*PULSED_PAIRS, f"source.pulse_rate_hz={rate_hz}"]
+    for end in ("receiver", "sender_receiver"):
+        changes += [f"{end}.misalignment={misalignment}", f"{end}.detectors.dead_time_ns={dead_time_ns}"]
+    sets = [part for change in changes for part in ("--set", change)]
+    detectors = simulate_json("sfifteen-bbm92", "--duration", duration_s, *sets)["detectors"]
+    assert min(d["clicks"] for d in detectors) > 10_000
+    assert max(abs(d["z"]) for d in detectors) < 4.5
+
+
 def test_an_attack_at_the_end_of_all_times_never_begins():
     said = simulate(PULSED, "--duration", 0.01, "--attack", "fibre-cut:from_s=1e308")
     assert "WARNING: fibre-cut never began" in said
